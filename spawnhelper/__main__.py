@@ -1,0 +1,13 @@
+"""What spawn@.service starts: python3 -I -S -X utf8 .../spawnhelper/__main__.py UNIT
+
+-S saves the millisecond that site costs and with it leaves out the folder that this package,
+prctl and systemd-python are in; it is the one that holds this file's folder.
+"""
+
+import sys
+
+sys.path.append(__file__.rpartition("/spawnhelper/")[0])
+
+from spawnhelper.connection import main
+
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""Service files to drop-ins for spawn@NAME.socket: spawn-generator(8), systemd.generator(7)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from spawnhelper import listeners, service
+from spawnhelper.outcome import Problem, Refusal
+
+DROP_IN = "50-spawn.conf"
+# What spawn@.socket has for a service without a drop-in gives way to the service's own.
+RESET = "ListenStream=\nExecStartPre=\n"
+KMSG = "/dev/kmsg"
+ERR = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the drop-ins into the first of systemd's three folders; with --explain NAME says
+    instead why that service has none.
+
+    A service whose file cannot be followed is left out, and does not keep the others from it.
+    """
+    if arguments[:1] == ["--explain"] and len(arguments) == 2:
+        print(explain(service.file_of(arguments[1])), file=sys.stderr)
+        return os.EX_CONFIG
+    if len(arguments) != 3:
+        print("usage: spawn-generator NORMAL-DIR EARLY-DIR LATE-DIR", file=sys.stderr)
+        print("       spawn-generator --explain NAME", file=sys.stderr)
+        return os.EX_USAGE
+    for name in service.installed():
+        file = service.file_of(name)
+        try:
+            text = drop_in(file)
+        except Refusal as refusal:
+            say(f"{refusal}; spawn@{name}.socket will not listen")
+            continue
+        folder = os.path.join(arguments[0], f"spawn@{name}.socket.d")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, DROP_IN), "w", encoding="utf-8") as out:
+            out.write(text)
+    return 0
+
+
+def drop_in(file: str) -> str:
+    """What systemd is told about the service's socket; a Refusal where the file is not good."""
+    socket_lines = [line for each in service.load_socket(file) for line in each.source]
+    _, problems = listeners.of_file(file)
+    if problems:
+        raise Refusal("config", os.EX_CONFIG, problems=tuple(problems))
+    head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[Socket]\n"
+    return head + RESET + "\n".join(socket_lines) + "\n"
+
+
+def explain(file: str) -> str:
+    """Why systemd has no listening address for this service."""
+    try:
+        drop_in(file)
+    except Refusal as refusal:
+        return "\n".join(map(str, refusal.problems))
+    sentence = "systemd has not seen this service file yet; run systemctl daemon-reload"
+    return str(Problem(file, None, sentence))
+
+
+def say(sentence: str) -> None:
+    """To the kernel's log: a generator runs when the journal may not."""
+    try:
+        with open(KMSG, "w", encoding="utf-8") as log:
+            log.write(f"<{ERR}>spawn-generator: {sentence}\n")
+    except OSError:
+        print(sentence, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

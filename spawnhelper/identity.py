@@ -1,0 +1,149 @@
+"""Who the command runs as: names to numbers, what must not run, and the drop of all the rest."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+
+from spawnhelper.outcome import Problem, misconfigured
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+    from spawnhelper.service import Service
+else:
+    import posix as os
+
+# (uid_t) -1, which system calls take for "leave as it is", in 32 bits and in 16.
+INVALID = (0xFFFFFFFF, 0xFFFF)
+
+
+class Identity:
+    """Numbers that the command runs with. groups: all supplementary groups, sorted, the primary
+    one among them. user, home: as the account database has them."""
+
+    __slots__ = ("gid", "groups", "home", "uid", "user")
+
+    def __init__(self, user: str, uid: int, gid: int, groups: list[int], home: str) -> None:
+        self.user = user
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+        self.home = home
+
+
+def resolve(service: Service) -> Identity:
+    """The identity of the service's command, or a Refusal with every problem it has."""
+    problems: list[Problem] = []
+    account = _account(service.user[0])
+    if service.user[0].isdigit() and int(service.user[0]) in INVALID:
+        sentence = f"User= is uid {service.user[0]}, which means -1; name another account"
+        raise misconfigured(service.problem("User", sentence))
+    if account is None:
+        sentence = (
+            f"User={service.user[0]} is no account of this machine; create it, or name another"
+        )
+        raise misconfigured(service.problem("User", sentence), status=os.EX_NOUSER)
+
+    def gid_of(key: str, group: str) -> int | None:
+        entry = _group(group)
+        if entry is None:
+            sentence = f"{key}= names {group}, which is no group of this machine; create it"
+            problems.append(service.problem(key, sentence))
+        return entry
+
+    gid: int | None = account.pw_gid
+    group_key = "User"
+    if service.user[1] is not None:
+        gid = gid_of("User", service.user[1])
+    elif service.group is not None:
+        group_key = "Group"
+        gid = gid_of("Group", service.group)
+    further = [gid_of("SupplementaryGroups", group) for group in service.supplementary_groups]
+    refused = [entry for entry in map(_account, service.refuse_users) if entry is not None]
+
+    if account.pw_uid == 0:
+        problems.append(service.problem("User", "User= is uid 0; no command runs as root"))
+    elif account.pw_uid in INVALID:
+        problems.append(service.problem("User", f"User= is uid {account.pw_uid}, which means -1"))
+    for entry in refused:
+        if account.pw_uid == entry.pw_uid:
+            sentence = f"User= is uid {entry.pw_uid}, and RefuseUsers= refuses {entry.pw_name}"
+            problems.append(service.problem("User", f"{sentence}; name another account"))
+    for key, number in [(group_key, gid)] + [("SupplementaryGroups", number) for number in further]:
+        if number is None:
+            continue
+        if number == 0:
+            problems.append(
+                service.problem(key, f"{key}= gives gid 0; no command runs as root's group")
+            )
+        elif number in INVALID:
+            problems.append(service.problem(key, f"{key}= gives gid {number}, which means -1"))
+        for entry in refused:
+            if number == entry.pw_gid:
+                sentence = f"{key}= gives gid {number}, and RefuseUsers= refuses {entry.pw_name}"
+                problems.append(service.problem(key, f"{sentence}, whose group it is"))
+    groups = sorted({number for number in [gid, *further] if number is not None})
+    if problems or gid is None:
+        raise misconfigured(*problems)
+    return Identity(account.pw_name, account.pw_uid, gid, groups, account.pw_dir)
+
+
+def check_reach(service: Service, identity: Identity) -> None:
+    """Refuses an identity that this process cannot take on: without root, any but its own."""
+    mine = (os.geteuid(), os.getegid())
+    if mine[0] == 0 or mine == (identity.uid, identity.gid):
+        return
+    sentence = (
+        f"User= is uid {identity.uid} and gid {identity.gid}, and this runs as uid {mine[0]} and "
+        f"gid {mine[1]}; without root it serves your own commands only"
+    )
+    raise misconfigured(service.problem("User", sentence), status=os.EX_NOPERM)
+
+
+def drop(identity: Identity) -> None:
+    """Becomes the identity for good, and reads back that nothing of the old one is left.
+
+    Raises OSError where the kernel refuses, RuntimeError where it claims success without it.
+    Groups can be set by root alone; who runs this without keeps their own.
+    """
+    import _prctl
+
+    if os.geteuid() == 0:
+        os.setgroups(identity.groups)
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+        _expect("supplementary groups", sorted(os.getgroups()), identity.groups)
+    _expect("user ids", os.getresuid(), (identity.uid,) * 3)
+    _expect("group ids", os.getresgid(), (identity.gid,) * 3)
+    # setresuid(2) leaves the inheritable set alone, and systemd 257 hands one over; an ambient
+    # capability cannot outlive it (capabilities(7)).
+    sets = ("CAP_EFFECTIVE", "CAP_PERMITTED", "CAP_INHERITABLE")
+    every = [
+        getattr(_prctl, name)
+        for name in dir(_prctl)
+        if name.startswith("CAP_") and name not in sets
+    ]
+    _prctl.set_caps([], [], [], every, every, every)
+    left = _prctl.get_caps(every, every, every)
+    _expect("capabilities", any(held for caps in left.values() for held in caps.values()), False)
+
+
+def _expect(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise RuntimeError(f"the {what} are {found} after the drop and should be {wanted}")
+
+
+def _account(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        return None
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrgid(int(name)).gr_gid if name.isdigit() else grp.getgrnam(name).gr_gid
+    except (KeyError, OverflowError):
+        return None

@@ -1,0 +1,144 @@
+"""What systemd handed over: one connected stream socket (sd_listen_fds(3)), and its two ends."""
+
+from __future__ import annotations
+
+from spawnhelper.outcome import RESOURCES, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+    import sys
+    from collections.abc import Mapping
+else:
+    import _socket as socket  # the Python wrapper builds enumerations: half an interpreter start
+    import posix as os
+    import sys
+
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
+MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
+CREDENTIALS_SIZE = 12  # struct ucred: pid, uid, gid
+
+
+class Connection:
+    """One accepted connection.
+
+    service: the name that came with the descriptor, "" where systemd gives none. family: AF_INET,
+    AF_INET6 or AF_UNIX, as of the listener. local, remote: (address, port) of TCP, an IPv4-mapped
+    address written as IPv4; None for AF_UNIX, and for a remote end that nobody knows any more.
+    path: the listener's path for AF_UNIX, an abstract one with @ for NUL. peer: pid, uid and gid
+    for AF_UNIX. Attributes that do not apply are None.
+    """
+
+    __slots__ = ("family", "local", "path", "peer", "remote", "service", "socket")
+
+    def __init__(self, connection: socket.socket, service: str, unit: str) -> None:
+        self.socket = connection
+        self.service = service
+        self.family = int(connection.family)
+        self.local: tuple[str, int] | None = None
+        self.remote: tuple[str, int] | None = None
+        self.path: str | None = None
+        self.peer: tuple[int, int, int] | None = None
+        if self.family == socket.AF_UNIX:
+            self.path = _path(connection.getsockname())
+            self.peer = _peer(connection)
+        else:
+            self.local = _address(connection.getsockname())
+            self.remote = _remote(connection, unit)
+
+    def variables(self) -> dict[str, str]:
+        """The variables that tell the command about its connection: those of systemd.exec(5),
+        UCSPI-TCP and UCSPI-UNIX."""
+        found = {"PROTO": "UNIX" if self.local is None else "TCP"}
+        if self.local is not None:
+            found["TCPLOCALIP"] = self.local[0]
+            found["TCPLOCALPORT"] = str(self.local[1])
+        if self.remote is not None:
+            found["TCPREMOTEIP"] = found["REMOTE_ADDR"] = self.remote[0]
+            found["TCPREMOTEPORT"] = found["REMOTE_PORT"] = str(self.remote[1])
+        if self.path is not None:
+            found["UNIXLOCALPATH"] = self.path
+        if self.peer is not None:
+            pid, uid, gid = self.peer
+            found["UNIXREMOTEPID"] = str(pid)
+            found["UNIXREMOTEEUID"] = str(uid)
+            found["UNIXREMOTEEGID"] = str(gid)
+        return found
+
+    def end(self) -> None:
+        """Lets the client see the end now: systemd closes its own copy of the descriptor only when
+        the unit is gone. What the client may still send is not refused, which would reset the
+        connection and cost the client an answer that it has not read yet."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client was first
+
+
+def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
+    """The connection that was handed over; a Refusal where it was not exactly one.
+
+    unit: the connection's unit, "" without one. No other inherited descriptor stays open, and the connection is not inherited further.
+    """
+    for_us = environment.get(b"LISTEN_PID") == str(os.getpid()).encode()
+    count = environment.get(b"LISTEN_FDS", b"0") if for_us else b"0"
+    if count != b"1":
+        raise _not_ours(f"{count.decode(errors='replace')} descriptors were handed over")
+    os.closerange(FIRST_DESCRIPTOR + 1, 0x7FFFFFFF)
+    while (spare := os.open("/dev/null", os.O_RDWR)) < FIRST_DESCRIPTOR:
+        pass  # a standard stream was closed; nothing else may get its number
+    os.close(spare)
+    try:
+        os.set_inheritable(FIRST_DESCRIPTOR, False)
+        connection = socket.socket(fileno=FIRST_DESCRIPTOR)
+        kind = connection.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        listening = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise _not_ours(f"descriptor 3 is no socket: {error.strerror}") from None
+    if kind != socket.SOCK_STREAM:
+        raise _not_ours("descriptor 3 is no stream socket")
+    if listening:
+        raise _not_ours("descriptor 3 is a listening socket")
+    if connection.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise _not_ours("descriptor 3 is neither a TCP nor an AF_UNIX socket")
+    name = environment.get(b"LISTEN_FDNAMES", b"").decode(errors="replace")
+    return Connection(connection, "" if name == UNNAMED else name, unit)
+
+
+def _not_ours(what: str) -> Refusal:
+    sentence = (
+        f"{what}; spawnhelper is started by a socket unit with Accept=yes, for one connection"
+    )
+    return Refusal(RESOURCES, os.EX_USAGE, sentence)
+
+
+def _address(name: tuple[str, int]) -> tuple[str, int]:
+    host, port = name[0], name[1]
+    if host.startswith(MAPPED) and "." in host:
+        host = host[len(MAPPED) :]
+    return host, port
+
+
+def _remote(connection: socket.socket, unit: str) -> tuple[str, int] | None:
+    try:
+        return _address(connection.getpeername())
+    except OSError:  # reset already; systemd has put the address into the unit's name
+        host, _, port = unit.removesuffix(".service").rpartition("-")[2].rpartition(":")
+        return (host, int(port)) if host and port.isdigit() else None
+
+
+def _path(name: str | bytes) -> str:
+    """An AF_UNIX name as ss(8) writes it; an abstract one comes as bytes."""
+    if isinstance(name, str):
+        return name
+    return name.replace(b"\0", b"@").decode(errors="surrogateescape")
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, int]:
+    octets = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS_SIZE)
+    pid, uid, gid = (
+        int.from_bytes(octets[at : at + 4], sys.byteorder) for at in range(0, CREDENTIALS_SIZE, 4)
+    )
+    return pid, uid, gid

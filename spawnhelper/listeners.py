@@ -1,0 +1,204 @@
+"""Where services listen: the addresses of ListenStream= (systemd.socket(5)), and whose they are."""
+
+from __future__ import annotations
+
+from spawnhelper import service
+from spawnhelper.outcome import CONFIG, Problem, Refusal, misconfigured, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+
+    from spawnhelper.inherited import Connection
+    from spawnhelper.syntax import Assignment
+else:
+    import _socket as socket
+    import posix as os
+
+WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+DEVICE_SIZE = 16  # IFNAMSIZ
+
+
+class Listener:
+    """One ListenStream= of one service.
+
+    host is a path for AF_UNIX, with @ for an abstract one; port is 0 there. device:
+    BindToDevice=, "" without. both: an IPv6 wildcard that takes IPv4 connections, too. text: as
+    the file has it; place: the same without specifiers.
+    """
+
+    __slots__ = (
+        "both",
+        "device",
+        "family",
+        "file",
+        "host",
+        "line",
+        "place",
+        "port",
+        "service",
+        "text",
+    )
+
+    def __init__(self, name: str, file: str, stream: Assignment) -> None:
+        self.service = name
+        self.file = file
+        self.line = stream.line
+        self.text = stream.value
+        self.place = _expand(stream.value, name)
+        self.family, self.host, self.port = address(self.place)
+        self.device = ""
+        self.both = self.family == socket.AF_INET6
+
+    def at(self, family: int, host: str, port: int, device: str) -> bool:
+        """Whether this is just the listener at that address."""
+        mine = (self.family, self.host, self.port, self.device)
+        return mine == (family, host, port, device)
+
+    def overlaps(self, other: Listener) -> bool:
+        """Whether the kernel refuses to listen at both."""
+        if (self.port, self.device) != (other.port, other.device):
+            return False
+        return self._covers(other) or other._covers(self)
+
+    def _covers(self, other: Listener) -> bool:
+        if self.host != WILDCARDS.get(self.family):
+            return (self.family, self.host) == (other.family, other.host)
+        return self.family == other.family or (self.both and other.family == socket.AF_INET)
+
+
+def address(text: str) -> tuple[int, str, int]:
+    """The address family, host or path, and port of a ListenStream= without specifiers.
+
+    Raises ValueError with the end of a sentence that began with `ListenStream=TEXT`.
+    """
+    if text.startswith(("/", "@")):
+        return socket.AF_UNIX, text, 0
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        family = socket.AF_INET6 if _has_ipv6() else socket.AF_INET
+        host = WILDCARDS[family]
+    elif host.startswith("["):
+        family, host = socket.AF_INET6, host.strip("[]").partition("%")[0]
+    else:
+        family = socket.AF_INET
+    try:
+        host = socket.inet_ntop(family, socket.inet_pton(family, host))
+    except OSError:
+        raise ValueError("is no address; write 127.0.0.1:PORT, [::1]:PORT, PORT or /PATH") from None
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("has no port from 1 to 65535")
+    return family, host, int(port)
+
+
+def of_file(file: str) -> tuple[list[Listener], list[Problem]]:
+    """Where the service of this file listens, and what of it cannot be understood."""
+    assignments, problems = service.socket_section(file)
+    name = service.name_of(file)
+    found: list[Listener] = []
+    device, both = "", True
+    for assignment in assignments:
+        if assignment.key == "BindToDevice":
+            device = assignment.value
+        elif assignment.key == "BindIPv6Only":
+            both = assignment.value != "ipv6-only"
+        elif assignment.key == "ListenStream" and not assignment.value:
+            found = []
+        elif assignment.key == "ListenStream":
+            try:
+                found.append(Listener(name, file, assignment))
+            except ValueError as error:
+                sentence = f"ListenStream={shown(assignment.value)} {error}"
+                problems.append(Problem(file, assignment.line, sentence))
+    for listener in found:
+        listener.device = device
+        listener.both = listener.both and both
+    return found, problems
+
+
+def conflicts(file: str) -> list[Problem]:
+    """Every ListenStream= of this file that another service's file, or another line, claims too."""
+    mine, _ = of_file(file)
+    others = [listener for name in service.installed() for listener in _of_other(name, file)]
+    found = []
+    for at, listener in enumerate(mine):
+        for other in others + mine[:at]:
+            if listener.overlaps(other):
+                found.append(_claimed_twice(listener, other))
+    return found
+
+
+def service_of(connection: Connection) -> str:
+    """The service that listens at the connection's local address, a wildcard coming last; a
+    Refusal where that is none or not one alone."""
+    device = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE_SIZE)
+    bound = device.rstrip(b"\0").decode()
+    family = connection.family
+    if connection.local is None:
+        host, port = connection.path or "", 0
+    else:
+        host, port = connection.local
+    listeners: list[Listener] = []
+    problems: list[Problem] = []
+    for name in service.installed():
+        found, unclear = of_file(service.file_of(name))
+        listeners += found
+        problems += unclear
+    for wanted in (host.partition("%")[0] if port else host, WILDCARDS.get(family)):
+        here = [each for each in listeners if each.at(family, wanted or "", port, bound)]
+        if len({each.service for each in here}) > 1:
+            raise misconfigured(_claimed_twice(here[1], here[0]))
+        if here:
+            return here[0].service
+    place = f"{host}:{port}" if port else host
+    sentence = f"no service file has ListenStream={place}; after a change there restart the socket"
+    raise Refusal(
+        CONFIG, os.EX_CONFIG, sentence, (Problem(service.DIRECTORY, None, sentence), *problems)
+    )
+
+
+def _of_other(name: str, file: str) -> list[Listener]:
+    other = service.file_of(name)
+    return [] if other == file else of_file(other)[0]
+
+
+def _claimed_twice(listener: Listener, other: Listener) -> Problem:
+    sentence = (
+        f"ListenStream={listener.text} is where {other.service} listens "
+        f"({other.file}:{other.line}); give each service an address of its own"
+    )
+    return Problem(listener.file, listener.line, sentence)
+
+
+def _expand(text: str, name: str) -> str:
+    """Resolves the specifiers of systemd.unit(5) that make sense in an address."""
+    if "%" not in text:
+        return text
+    known = {
+        "i": name,
+        "I": name.replace("-", "/"),
+        "n": f"spawn@{name}.socket",
+        "N": f"spawn@{name}",
+        "p": "spawn",
+        "t": "/run",
+        "%": "%",
+    }
+    parts = text.split("%")
+    expanded = parts[0]
+    rest = iter(parts[1:])
+    for part in rest:
+        letter = part[:1] or "%"
+        if letter not in known:
+            raise ValueError(f"has the specifier %{letter}; only %i %I %n %N %p %t are known here")
+        expanded += known[letter] + (part[1:] if part else next(rest, ""))
+    return expanded
+
+
+def _has_ipv6() -> bool:
+    """As systemd decides whether a bare port means IPv6: from the kernel's table of addresses."""
+    try:
+        os.stat("/proc/net/if_inet6")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""The words for what became of a connection, each defined once."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+else:
+    import posix as os  # os.py costs a tenth of an interpreter start
+
+# SPAWN_RESULT= of the record. The command ran, and ended by itself ...
+SUCCESS = "success"
+EXIT_CODE = "exit-code"
+SIGNAL = "signal"
+CORE_DUMP = "core-dump"
+# ... or was ended ...
+TIME_LIMIT = "time-limit"
+STOPPED = "stopped"
+# ... or never ran.
+CONFIG = "config"
+EXEC_FAILED = "exec-failed"
+RESOURCES = "resources"
+# No connection: a listener that had failed is back.
+LISTENING_AGAIN = "listening-again"
+
+
+def shown(text: str) -> str:
+    """A piece of a file as a sentence can carry it: one bounded line without control characters."""
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+class Problem:
+    """What is wrong at one place of a service file, and what would be right, as one sentence."""
+
+    __slots__ = ("file", "line", "sentence")
+
+    def __init__(self, file: str, line: int | None, sentence: str) -> None:
+        self.file = file
+        self.line = line
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.sentence}"
+
+
+class Refusal(Exception):
+    """The command does not run; str() is the sentence for the record and for `spawnctl check`.
+
+    result: a word of SPAWN_RESULT=. status: the helper's exit status, from sysexits.h.
+    problems: what is wrong in which file; empty where no file is to blame.
+    """
+
+    def __init__(
+        self, result: str, status: int, sentence: str = "", problems: tuple[Problem, ...] = ()
+    ) -> None:
+        super().__init__(sentence)
+        self.result = result
+        self.status = status
+        self.sentence = sentence
+        self.problems = problems
+
+    def __str__(self) -> str:
+        if not self.problems:
+            return self.sentence
+        more = len(self.problems) - 1
+        return str(self.problems[0]) + (f" (and {more} more: spawnctl check)" if more else "")
+
+
+def misconfigured(*problems: Problem, status: int = os.EX_CONFIG) -> Refusal:
+    """The Refusal for a service file that cannot be followed."""
+    return Refusal(CONFIG, status, problems=problems)

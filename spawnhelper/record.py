@@ -1,0 +1,204 @@
+"""What became of a connection to its one journal entry. Loaded after the fork."""
+
+from __future__ import annotations
+
+import sys
+
+from spawnhelper import outcome
+from spawnhelper.outcome import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import signal
+
+    from spawnhelper.identity import Identity
+    from spawnhelper.inherited import Connection
+    from spawnhelper.outcome import Refusal
+    from spawnhelper.service import Service
+    from spawnhelper.supervise import Supervision
+else:
+    import _signal as signal
+    import posix as os
+
+JOURNAL = "/run/systemd/journal/socket"
+# syslog(3)
+ERR, WARNING, NOTICE = 3, 4, 5
+DAEMON = 3
+MESSAGE_IDS = {
+    outcome.SUCCESS: "fcaaa835aa6a4e84a066789e1b15fc45",
+    outcome.EXIT_CODE: "708025cf701b4a118d42784cd1e30bd0",
+    outcome.SIGNAL: "4457e5ad5b0b4d408008c81648e2b319",
+    outcome.CORE_DUMP: "3681debed0fb49c19b745d2015a8d887",
+    outcome.TIME_LIMIT: "1f6e1160c0f149c6bc2f1da7d654dff1",
+    outcome.STOPPED: "4f36f34725fd4506a74d6421464bd408",
+    outcome.CONFIG: "7dd1571c878e4f5bbf5ca3bc9f9fccf4",
+    outcome.EXEC_FAILED: "7b844c7f1c6747a6b6ed96070e2a6768",
+    outcome.LISTENING_AGAIN: "48dee8c41ebb46f9a3a41a25151077ac",
+    outcome.RESOURCES: "6d24db39081741f280f7c672e37e4449",
+}
+
+
+def of_end(
+    unit: str,
+    connection: Connection,
+    service: Service,
+    identity: Identity,
+    ended: Supervision,
+    traffic: tuple[int, int] | None,
+) -> list[str]:
+    """The fields for a command that ran. traffic: bytes in and out, None where nobody counts."""
+    command = service.argv[0]
+    fate, exit_fields = _exit(ended.status)
+    if ended.result == outcome.TIME_LIMIT:
+        fate = f"over its time limit, {fate}"
+    elif ended.result == outcome.STOPPED:
+        fate = f"stopped, {fate}"
+    what = f"{shown(command)} as {identity.user}"
+    duration = _span(ended.duration)
+    sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
+    priority = NOTICE if ended.result in (outcome.SUCCESS, outcome.STOPPED) else WARNING
+    fields = [
+        *_head(sentence, priority, ended.result),
+        *exit_fields,
+        *_whence(unit, connection),
+        f"SPAWN_SERVICE={service.name}",
+        f"SPAWN_COMMAND={command}",
+        f"SPAWN_USER={identity.user}",
+        f"SPAWN_PID={ended.process.pid}",
+        f"SPAWN_DURATION_USEC={ended.duration}",
+        f"SPAWN_CPU_USEC={ended.cpu}",
+        f"SPAWN_MAXRSS_BYTES={ended.peak}",
+    ]
+    if traffic is not None:
+        fields += [f"SPAWN_BYTES_IN={traffic[0]}", f"SPAWN_BYTES_OUT={traffic[1]}"]
+    return fields
+
+
+def of_refusal(
+    unit: str, connection: Connection | None, service_name: str, refusal: Refusal
+) -> list[str]:
+    """The fields for a command that did not run. service_name is empty where nobody knows it."""
+    client = f", client {_client(connection)}" if connection else ""
+    sentence = f"{service_name or 'spawnhelper'}: no command was run: {refusal}{client}"
+    fields = _head(sentence, ERR, refusal.result)
+    if connection:
+        fields += _whence(unit, connection)
+    elif unit:
+        fields.append(f"SPAWN_UNIT={unit}")
+    if service_name:
+        fields.append(f"SPAWN_SERVICE={service_name}")
+    if refusal.problems:  # as systemd marks what it says about a unit file
+        fields.append(f"CONFIG_FILE={refusal.problems[0].file}")
+        if refusal.problems[0].line is not None:
+            fields.append(f"CONFIG_LINE={refusal.problems[0].line}")
+    return fields
+
+
+def of_rearming(name: str, unit: str) -> list[str]:
+    """The fields for a listener that had failed and is back."""
+    sentence = f"{name}: {unit} had failed and listens again; connections meanwhile were refused"
+    return [
+        *_head(sentence, WARNING, outcome.LISTENING_AGAIN),
+        f"SPAWN_SERVICE={name}",
+        f"SPAWN_UNIT={unit}",
+    ]
+
+
+def wanted(log: str, result: str) -> bool:
+    """Whether Log= has this end of a command recorded."""
+    return log == "all" or (log == "failures" and result != outcome.SUCCESS)
+
+
+def write(fields: list[str], *, foreground: bool) -> None:
+    """One journal entry. Standard error has all of it where there is no journal or no library to
+    reach it, and its sentence where a person has the helper in the foreground."""
+    if not _sent(fields):
+        shown_fields = fields
+    elif foreground:
+        shown_fields = fields[:1]
+    else:
+        return
+    text = "\n    ".join(shown_fields).removeprefix("MESSAGE=")
+    print(text, file=sys.stderr)
+
+
+def _sent(fields: list[str]) -> bool:
+    try:
+        os.stat(JOURNAL)
+        from systemd import _journal
+
+        _journal.sendv(*(field.encode(errors="surrogateescape") for field in fields))
+    except (OSError, ImportError):
+        return False
+    return True
+
+
+def _head(sentence: str, priority: int, result: str) -> list[str]:
+    return [
+        f"MESSAGE={sentence}",
+        f"MESSAGE_ID={MESSAGE_IDS[result]}",
+        f"PRIORITY={priority}",
+        "SYSLOG_IDENTIFIER=spawn",
+        f"SYSLOG_FACILITY={DAEMON}",
+        f"SPAWN_RESULT={result}",
+    ]
+
+
+def _whence(unit: str, connection: Connection) -> list[str]:
+    fields = [f"SPAWN_UNIT={unit}"] if unit else []
+    if connection.local is not None:
+        fields.append(f"SPAWN_LOCAL_ADDR={connection.local[0]}")
+        fields.append(f"SPAWN_LOCAL_PORT={connection.local[1]}")
+    if connection.path is not None:
+        fields.append(f"SPAWN_LOCAL_ADDR={connection.path}")
+    if connection.remote is not None:
+        fields.append(f"SPAWN_REMOTE_ADDR={connection.remote[0]}")
+        fields.append(f"SPAWN_REMOTE_PORT={connection.remote[1]}")
+    if connection.peer is not None:
+        pid, uid, _ = connection.peer
+        fields.append(f"SPAWN_REMOTE_UID={uid}")
+        fields.append(f"SPAWN_REMOTE_PID={pid}")
+    return fields
+
+
+def _client(connection: Connection) -> str:
+    if connection.peer is not None:
+        pid, uid, _ = connection.peer
+        return f"pid {pid} of uid {uid}"
+    if connection.remote is None:
+        return "gone"
+    host, port = connection.remote
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _exit(status: int | None) -> tuple[str, list[str]]:
+    """How a process ended in words, and as systemd writes it (systemd.exec(5), $EXIT_CODE)."""
+    if status is None:
+        return "killed, and not yet gone", []
+    if os.WIFEXITED(status):
+        number = os.WEXITSTATUS(status)
+        return f"exit status {number}", ["EXIT_CODE=exited", f"EXIT_STATUS={number}"]
+    name = _signal_name(os.WTERMSIG(status))
+    if os.WCOREDUMP(status):
+        return f"killed by SIG{name}, core dumped", ["EXIT_CODE=dumped", f"EXIT_STATUS={name}"]
+    return f"killed by SIG{name}", ["EXIT_CODE=killed", f"EXIT_STATUS={name}"]
+
+
+def _signal_name(number: int) -> str:
+    """The signal's name without SIG."""
+    for name in dir(signal):
+        if name.startswith("SIG") and name[3] != "_" and getattr(signal, name) == number:
+            return name.removeprefix("SIG")
+    return f"RTMIN+{number - signal.SIGRTMIN}"
+
+
+def _span(usec: int) -> str:
+    """A time span for a person: three digits that matter, in the unit that fits."""
+    if usec < 1_000_000:
+        return f"{usec / 1_000:.3g}ms"
+    if usec < 60_000_000:
+        return f"{usec / 1_000_000:.3g}s"
+    minutes, seconds = divmod(usec // 1_000_000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes}min {seconds}s" if hours else f"{minutes}min {seconds}s"

@@ -1,0 +1,186 @@
+"""The wait for the command's end: its limits, a stop, and nobody left behind.
+
+Loaded after the fork.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from spawnhelper import outcome
+from spawnhelper.command import AWAITED, STOPS
+from spawnhelper.outcome import Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import signal
+
+    from spawnhelper.command import Process
+    from spawnhelper.service import Service
+else:
+    import _signal as signal
+    import posix as os
+
+NSEC_PER_USEC = 1_000
+NSEC_PER_MSEC = 1_000_000
+USEC_PER_SEC = 1_000_000
+# A killed process can be stuck in the kernel; then systemd goes on to wait for it, and says so.
+SWEEP_TIME = 1_000 * NSEC_PER_MSEC
+LONGEST_SENTENCE = 4096
+
+
+class Supervision:
+    """One command and what descends from it, until all of it has ended.
+
+    result: a word of SPAWN_RESULT=. status: the command's wait status (wait(2)), None as long as
+    it lives. duration: of the command. cpu: of all that has ended. peak: the largest resident set
+    of one process. Microseconds and bytes.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.result = ""
+        self.status: int | None = None
+        self.duration = 0
+        self.cpu = 0
+        self.peak = 0
+        self._childless = False
+        self._heard = False
+        self._stopped = False
+        self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._woken, select.POLLIN)
+        self._poll.register(process.failure, select.POLLIN)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in AWAITED:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+
+    def until_end(self, service: Service) -> None:
+        """Waits until the command has ended, by itself, at its limit or by a stop.
+
+        Raises Refusal where it could not be started.
+        """
+        deadline = None
+        if service.time_limit is not None:
+            deadline = self.process.started + service.time_limit * NSEC_PER_USEC
+        self._wait(deadline, or_stop=True)
+        if self.status is not None:
+            self.result = _result(self.status)
+        else:
+            self.result = outcome.STOPPED if self._stopped else outcome.TIME_LIMIT
+            self._terminate(service.kill_delay)
+        self.duration = (time.monotonic_ns() - self.process.started) // NSEC_PER_USEC
+
+    def sweep(self) -> None:
+        """Kills whatever the command left behind.
+
+        Only children of this process are killed, for nobody else can reap them, so that their
+        numbers stay theirs; the children of a killed one become ours, and are next.
+        """
+        deadline = time.monotonic_ns() + SWEEP_TIME
+        self._reap()
+        while not self._childless and time.monotonic_ns() < deadline:
+            for pid in _children():
+                _kill(pid, signal.SIGKILL)
+            self._pause(deadline)
+            self._reap()
+
+    def _wait(self, deadline: int | None, *, or_stop: bool = False) -> None:
+        """Returns once the command has ended, the deadline has passed, or a stop has come."""
+        while True:
+            self._reap()
+            if self.status is not None:
+                return self._listen()
+            if or_stop and self._stopped:
+                return None
+            if deadline is not None and time.monotonic_ns() >= deadline:
+                return None
+            self._pause(deadline)
+
+    def _terminate(self, kill_delay: int) -> None:
+        """Ends the command's process group: politely first, where there is a delay."""
+        group = self.process.pid
+        if kill_delay:
+            _kill_group(group, signal.SIGTERM)
+            _kill_group(group, signal.SIGCONT)
+            self._wait(time.monotonic_ns() + kill_delay * NSEC_PER_USEC)
+        if self.status is None:
+            _kill_group(group, signal.SIGKILL)
+            self._wait(time.monotonic_ns() + SWEEP_TIME)
+
+    def _pause(self, deadline: int | None) -> None:
+        """Sleeps until a signal or word from the child comes, or the deadline, in nanoseconds."""
+        timeout = None
+        if deadline is not None:
+            left = deadline - time.monotonic_ns()
+            timeout = max(0, -(-left // NSEC_PER_MSEC))
+        for descriptor, _ in self._poll.poll(timeout):
+            if descriptor == self._woken:
+                numbers = os.read(descriptor, 4096)
+                self._stopped = self._stopped or any(number in STOPS for number in numbers)
+            else:
+                self._listen()
+
+    def _listen(self) -> None:
+        """Hears out the child, which is silent if it became the command."""
+        if self._heard:
+            return
+        self._heard = True
+        sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
+        self._poll.unregister(self.process.failure)
+        os.close(self.process.failure)
+        if sentence:
+            raise Refusal(outcome.EXEC_FAILED, os.EX_UNAVAILABLE, sentence)
+
+    def _reap(self) -> None:
+        while not self._childless:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._childless = True
+                return
+            if pid == 0:
+                return
+            self.cpu += round((usage.ru_utime + usage.ru_stime) * USEC_PER_SEC)
+            self.peak = max(self.peak, usage.ru_maxrss * 1024)
+            if pid == self.process.pid:
+                self.status = status
+
+
+def _result(status: int) -> str:
+    """The word for a command that ended by itself."""
+    if os.WIFEXITED(status):
+        return outcome.EXIT_CODE if os.WEXITSTATUS(status) else outcome.SUCCESS
+    return outcome.CORE_DUMP if os.WCOREDUMP(status) else outcome.SIGNAL
+
+
+def _children() -> list[int]:
+    """The processes that this one is the parent of (proc_pid_task(5))."""
+    descriptor = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while part := os.read(descriptor, 65536):
+            text += part
+    finally:
+        os.close(descriptor)
+    return [int(pid) for pid in text.split()]
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass  # it has ended already, or another user's program runs in it
+
+
+def _kill_group(group: int, number: int) -> None:
+    """Signals the command's process group, or the child where it has not made one yet."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        _kill(group, number)
+    except PermissionError:
+        pass

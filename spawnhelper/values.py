@@ -1,0 +1,303 @@
+"""The text of a value to what it means. Each function raises ValueError with the end of a sentence
+that began with `KEY=TEXT`: what is wrong with it, and what would be right."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USEC_PER_SEC = 1_000_000
+# systemd.time(7), "Displaying time spans": a month is 30.44 days, a year 365.25.
+TIME_UNITS = {
+    unit: factor
+    for units, factor in (
+        ("usec us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s", 1),
+        ("msec ms", 1_000),
+        ("seconds second sec s", USEC_PER_SEC),
+        ("minutes minute min m", 60 * USEC_PER_SEC),
+        ("hours hour hr h", 3_600 * USEC_PER_SEC),
+        ("days day d", 86_400 * USEC_PER_SEC),
+        ("weeks week w", 604_800 * USEC_PER_SEC),
+        ("months month M", 2_629_800 * USEC_PER_SEC),
+        ("years year y", 31_557_600 * USEC_PER_SEC),
+    )
+    for unit in units.split()
+}
+UNIT_CHARACTERS = "".join(TIME_UNITS)
+# systemd.syntax(7), "Quoting".
+ESCAPES = {
+    "a": 7,
+    "b": 8,
+    "f": 12,
+    "n": 10,
+    "r": 13,
+    "t": 9,
+    "v": 11,
+    "\\": 92,
+    '"': 34,
+    "'": 39,
+    "s": 32,
+}
+# What tells a command about its connection, and where the names come from. No file may set one.
+CONNECTION_VARIABLES = (
+    "REMOTE_ADDR",  # systemd.exec(5)
+    "REMOTE_PORT",
+    "PROTO",  # UCSPI, https://cr.yp.to/proto/ucspi.txt
+    "TCPLOCALIP",  # UCSPI-TCP, tcpserver's environment
+    "TCPLOCALPORT",
+    "TCPREMOTEIP",
+    "TCPREMOTEPORT",
+    "UNIXLOCALPATH",  # UCSPI-UNIX, unixserver's environment
+    "UNIXREMOTEPID",
+    "UNIXREMOTEEUID",
+    "UNIXREMOTEEGID",
+    "SPAWN_SERVICE",
+)
+DIGITS = "0123456789"
+NAME_CHARACTERS = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
+
+
+def time_span(text: str) -> int | None:
+    """A time span of systemd.time(7) in microseconds; a bare number is seconds, infinity None."""
+    if text == "infinity":
+        return None
+    wrong = "is not a time span; write for example 90s, 1h 30min or infinity"
+    total = 0
+    rest = text
+    while rest:
+        number = _leading(rest, DIGITS)
+        rest = rest[len(number) :]
+        fraction = ""
+        if rest.startswith("."):
+            fraction = _leading(rest[1:], DIGITS)
+            rest = rest[1 + len(fraction) :]
+        if not number and not fraction:
+            raise ValueError(wrong)
+        rest = rest.lstrip()
+        unit = _leading(rest, UNIT_CHARACTERS)
+        rest = rest[len(unit) :].lstrip()
+        if unit and unit not in TIME_UNITS:
+            raise ValueError(wrong)
+        factor = TIME_UNITS[unit or "s"]
+        total += int(number or "0") * factor
+        total += int(fraction or "0") * factor // 10 ** len(fraction)
+    if not text:
+        raise ValueError(wrong)
+    return total
+
+
+def positive_time_span(text: str) -> int | None:
+    """A time span above zero, in microseconds; infinity is None."""
+    span = time_span(text)
+    if span == 0:
+        raise ValueError("leaves no time at all; write a span above 0, or infinity for no limit")
+    return span
+
+
+def bounded_time_span(longest: int) -> Callable[[str], int]:
+    """A parser of time spans from zero to `longest` seconds, in microseconds."""
+
+    def parse(text: str) -> int:
+        span = time_span(text)
+        if span is None or span > longest * USEC_PER_SEC:
+            raise ValueError(f"is too long; write a span from 0 to {longest}s")
+        return span
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """A boolean as systemd writes and reads it."""
+    word = text.lower()
+    if word in ("1", "yes", "y", "true", "t", "on"):
+        return True
+    if word in ("0", "no", "n", "false", "f", "off"):
+        return False
+    raise ValueError("is neither yes nor no")
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A parser of one word out of a few."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def file_mode(text: str) -> int:
+    """A mask of permission bits, octal, from 0 to 0777."""
+    if not text or text.strip("01234567") or int(text, 8) > 0o777:
+        raise ValueError("is not a file mode; write it in octal, from 0 to 0777")
+    return int(text, 8)
+
+
+def words(text: str) -> list[str]:
+    """The words of a value: split at white space, quotes and C escapes resolved (systemd.syntax(7),
+    "Quoting"). A quote may also open inside a word, as systemd reads it."""
+    if not any(character in text for character in "\\\"'"):  # nearly always
+        return [word for word in text.replace("\t", " ").split(" ") if word]
+    found: list[str] = []
+    word = bytearray()
+    inside = False  # a word: an empty pair of quotes is one, too
+    quote = ""
+    at = 0
+    while at < len(text):
+        character = text[at]
+        at += 1
+        if not quote and character in " \t":
+            if inside:
+                found.append(_text(word))
+                word = bytearray()
+            inside = False
+            continue
+        inside = True
+        if character == "\\":
+            octets, at = _escape(text, at)
+            word += octets
+        elif character == quote:
+            quote = ""
+        elif not quote and character in "\"'":
+            quote = character
+        else:
+            word += character.encode()
+    if quote:
+        raise ValueError(f"has a quote that is not closed; add the closing {quote}")
+    if inside:
+        found.append(_text(word))
+    return found
+
+
+def command_line(text: str) -> list[str]:
+    """A command and its arguments. The command has an absolute path, or is a plain name."""
+    argv = words(text)
+    if not argv or not argv[0]:
+        raise ValueError("names no command; write the command and its arguments")
+    if "/" in argv[0] and not argv[0].startswith("/"):
+        raise ValueError(
+            "begins with a relative path; write an absolute one, or a plain name to be looked up"
+        )
+    if argv[0].endswith("/"):
+        raise ValueError("names a folder; write the path of a program")
+    return argv
+
+
+def user_and_group(text: str) -> tuple[str, str | None]:
+    """`user` or `user:group`, each a name or a number."""
+    user, colon, group = text.partition(":")
+    if not _account(user) or (colon and not _account(group)):
+        raise ValueError("is not an account; write user or user:group")
+    return user, group if colon else None
+
+
+def group(text: str) -> str:
+    """The name or number of one group."""
+    if not _account(text):
+        raise ValueError("is not a group; write the name of one group")
+    return text
+
+
+def accounts(text: str) -> list[str]:
+    """Names or numbers of users or groups, separated by white space."""
+    found = words(text)
+    for name in found:
+        if not _account(name):
+            raise ValueError("is not a list of names; separate them with spaces")
+    return found
+
+
+def variable_names(text: str) -> list[str]:
+    """Names of environment variables, separated by white space."""
+    found = words(text)
+    for name in found:
+        _check_variable(name)
+    return found
+
+
+def variables(text: str) -> dict[str, str]:
+    """Assignments to environment variables, `NAME=VALUE`, quoted where a value has white space."""
+    found = {}
+    for assignment in words(text):
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"has the word {assignment} without a value; write NAME=VALUE")
+        _check_variable(name)
+        found[name] = value
+    return found
+
+
+class Directory:
+    """A working directory: home, or a path, which optional tolerates not to exist."""
+
+    __slots__ = ("home", "optional", "path")
+
+    def __init__(self, path: str, *, home: bool = False, optional: bool = False) -> None:
+        self.path = path
+        self.home = home
+        self.optional = optional
+
+
+def working_directory(text: str) -> Directory:
+    """An absolute path or `~`; `-` before it: no failure if it does not exist."""
+    path = text.removeprefix("-")
+    optional = path != text
+    if path == "~":
+        return Directory("", home=True, optional=optional)
+    if not path.startswith("/"):
+        raise ValueError("is not an absolute path; write one, or ~ for the user's home")
+    return Directory(path, optional=optional)
+
+
+def _leading(text: str, characters: str) -> str:
+    return text[: len(text) - len(text.lstrip(characters))]
+
+
+def _escape(text: str, at: int) -> tuple[bytes, int]:
+    """The octets that the escape whose letter is at `at` stands for, and where it ends."""
+    letter = text[at : at + 1]
+    if letter in ESCAPES and letter:
+        return bytes((ESCAPES[letter],)), at + 1
+    for introducer, digits, base, octet in (
+        ("x", 2, 16, True),
+        ("u", 4, 16, False),
+        ("U", 8, 16, False),
+        ("", 3, 8, True),
+    ):
+        if introducer and letter != introducer:
+            continue
+        start = at + len(introducer)
+        number = text[start : start + digits]
+        valid = "01234567" if base == 8 else "0123456789abcdefABCDEF"
+        if len(number) < digits or number.strip(valid):
+            break
+        value = int(number, base)
+        if value == 0:
+            raise ValueError("has an escape for the NUL byte; no argument can hold one")
+        if octet and value < 256:
+            return bytes((value,)), start + digits
+        if not octet and value < 0x110000 and not 0xD800 <= value < 0xE000:
+            return chr(value).encode(), start + digits
+        break
+    raise ValueError(f"has the unknown escape \\{letter}; write \\\\ for a backslash")
+
+
+def _text(octets: bytearray) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 once its escapes are resolved") from None
+
+
+def _account(name: str) -> bool:
+    """Whether this can be the name or the number of a user or group at all."""
+    return bool(name) and not name.strip(NAME_CHARACTERS + "-.@$") and name[0] not in "-.@$"
+
+
+def _check_variable(name: str) -> None:
+    if not name or name.strip(NAME_CHARACTERS) or name[0] in DIGITS:
+        raise ValueError(f"has the variable name {name!r}; use letters, digits and _")
+    if name in CONNECTION_VARIABLES:
+        raise ValueError(f"has {name}, which tells about the connection; remove it")

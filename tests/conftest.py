@@ -1,0 +1,168 @@
+"""What the tests inside a machine share: services that are really enabled, clients that really
+connect, and the journal as journalctl shows it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+Address = tuple[str, int] | str
+
+FOLDER = Path("/etc/spawn")
+PATIENCE = 10.0  # seconds, for anything that takes milliseconds
+BOOTED = "SPAWNHELPER_MACHINE" in os.environ
+in_machine = pytest.mark.skipif(not BOOTED, reason="needs a booted machine: tests/run")
+_numbers = itertools.count()
+
+
+def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command; its output is text."""
+    return subprocess.run(command, check=check, capture_output=True, text=True, **options)
+
+
+def until(get: Callable[[], T], patience: float = PATIENCE) -> T:
+    """The first result that counts as true; the last one where none comes in time."""
+    deadline = time.monotonic() + patience
+    while not (found := get()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def systemd_version() -> int:
+    return int(run("systemctl", "--version").stdout.split()[1])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def connect(address: Address) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
+    client.settimeout(PATIENCE)
+    client.connect(address)
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """All that comes until the end of file; a reset is an end, too."""
+    answer = b""
+    try:
+        while part := client.recv(65536):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+def journal(*matches: str) -> list[dict[str, Any]]:
+    """The entries that match, oldest first, once all is written that was sent."""
+    run("journalctl", "--sync")
+    lines = run("journalctl", "-q", "-o", "json", *matches).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def connection_units() -> list[str]:
+    """The units of connections that systemd still knows."""
+    listing = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "spawn@*.service")
+    return [line.split()[0] for line in listing.stdout.splitlines()]
+
+
+class Installed:
+    """A service that has a file in /etc/spawn and a listening socket unit."""
+
+    def __init__(self, name: str, address: Address) -> None:
+        self.name = name
+        self.address = address
+        self.file = FOLDER / f"{name}.conf"
+        self.socket_unit = f"spawn@{name}.socket"
+        self.seen = 0
+
+    def write(self, spawn: str, socket_section: str = "") -> None:
+        """Replaces the service file, with no reload."""
+        listen = self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
+        text = f"[Socket]\nListenStream={listen}\n{socket_section}\n[Spawn]\n{spawn}\n"
+        self.file.write_text(text)
+
+    def start(self) -> None:
+        run("systemctl", "daemon-reload")
+        run("systemctl", "start", self.socket_unit)
+
+    def state(self) -> str:
+        return run("systemctl", "is-active", self.socket_unit, check=False).stdout.strip()
+
+    def connect(self) -> socket.socket:
+        return connect(self.address)
+
+    def talk(self, data: bytes = b"") -> bytes:
+        """What one connection answers to the data and its end."""
+        with self.connect() as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return read_all(client)
+
+    def records(self, count: int) -> list[dict[str, Any]]:
+        """All records of the service, once there are so many."""
+        until(lambda: len(journal(f"SPAWN_SERVICE={self.name}")) >= count)
+        return journal(f"SPAWN_SERVICE={self.name}")
+
+    def record(self) -> dict[str, Any]:
+        """The one record that came since the last call."""
+        self.seen += 1
+        found = self.records(self.seen)
+        assert len(found) == self.seen, found
+        return found[-1]
+
+    def check(self) -> subprocess.CompletedProcess[str]:
+        return run("spawnctl", "check", self.name, check=False)
+
+
+@pytest.fixture()
+def service() -> Iterator[Callable[..., Installed]]:
+    """Makes services: service(SPAWN-SECTION, address=..., socket_section=..., start=True)."""
+    made: list[Installed] = []
+
+    def make(
+        spawn: str,
+        *,
+        address: Address | None = None,
+        socket_section: str = "",
+        start: bool = True,
+    ) -> Installed:
+        name = f"t{os.getpid()}-{next(_numbers)}"
+        installed = Installed(name, address or ("127.0.0.1", free_port()))
+        made.append(installed)
+        installed.write(spawn, socket_section)
+        if start:
+            installed.start()
+        return installed
+
+    yield make
+    for installed in made:
+        run("systemctl", "stop", installed.socket_unit, check=False)
+        run("systemctl", "disable", "-q", installed.socket_unit, check=False)
+        installed.file.unlink(missing_ok=True)
+    run("systemctl", "stop", "spawn@*.service", check=False)
+    run("systemctl", "reset-failed", check=False)
+    run("systemctl", "daemon-reload")
+    assert until(lambda: not connection_units()), connection_units()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_real_package() -> None:
+    """Nothing is tested but what the package installed."""
+    if BOOTED:
+        import spawnhelper
+
+        assert spawnhelper.__file__.startswith("/usr/lib/python3/dist-packages/")

@@ -1,0 +1,359 @@
+"""Throwaway Debian machines with a real systemd: base roots that are made once, overlays over them
+that are gone with the machine.
+
+For the host's side only; it needs nothing beyond Debian's python3. Everything that is mounted lives
+in a mount namespace of its own and vanishes with the last process in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parent.parent
+CACHE = Path("/var/cache/spawnhelper-machines")
+STATE = Path("/run/spawnhelper-machines")
+RELEASES = ("bookworm", "trixie", "forky")
+TOOLS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container"}
+INSIDE = "/spawnhelper"  # where the tree is to be seen in a machine, read-only
+
+BUILD_PACKAGES = (
+    "build-essential",
+    "debhelper",
+    "dh-python",
+    "pybuild-plugin-pyproject",
+    "python3-all",
+    "python3-setuptools",
+)
+RUN_PACKAGES = (
+    "dbus",
+    "iproute2",
+    "libnss-systemd",
+    "postfix",
+    "procps",
+    "python3",
+    "python3-hypothesis",
+    "python3-prctl",
+    "python3-pytest",
+    "python3-systemd",
+    "socat",
+    "strace",
+    "systemd",
+    "systemd-sysv",
+)
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+BOOT_TIME = 60  # seconds
+RUNNING = ("running", "degraded")
+
+
+def obstacle() -> str:
+    """What keeps this host from booting a machine, as the end of a sentence; "" for nothing."""
+    if os.geteuid() != 0:
+        return "this needs root"
+    trial = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if subprocess.run(trial, capture_output=True, check=False).returncode != 0:
+        return "this container may not mount file systems (CAP_SYS_ADMIN is missing)"
+    if not Path("/sys/fs/cgroup").is_dir():
+        return "the kernel offers no control groups"
+    return ""
+
+
+def install_tools() -> list[str]:
+    """Installs what makes and boots machines; the packages that this added to the host."""
+    wanted = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if not wanted:
+        return []
+    apt = ["apt-get", "-q", "-y", "--no-install-recommends"]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    quiet = {"env": environment, "stdout": subprocess.DEVNULL}
+    subprocess.run([*apt, "update"], check=True, **quiet)  # type: ignore[call-overload]
+    before = _installed_packages()
+    subprocess.run([*apt, "install", *wanted], check=True, **quiet)  # type: ignore[call-overload]
+    return sorted(_installed_packages() - before)
+
+
+def _installed_packages() -> set[str]:
+    query = ["dpkg-query", "-f", "${db:Status-Abbrev} ${Package}\n", "-W"]
+    listing = subprocess.run(query, check=True, capture_output=True, text=True).stdout
+    return {line.split()[1] for line in listing.splitlines() if line.startswith("ii")}
+
+
+def isolate() -> None:
+    """Moves this process to a mount namespace of its own, so that no mount outlives it."""
+    clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 0x40000
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(clone_newns) or libc.mount(b"none", b"/", None, ms_rec | ms_private, None):
+        raise OSError(ctypes.get_errno(), "cannot make a mount namespace")
+
+
+def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
+    """The root of a minimal Debian with the packages of that kind, "run" or "build".
+
+    Made at the first call, kept in the cache, and shared by all machines, read-only.
+    """
+    packages = {"run": RUN_PACKAGES, "build": BUILD_PACKAGES}[kind]
+    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
+    root = cache / f"{release}-{kind}-{digest}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f"{release}-{kind}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if root.is_dir():
+            return root
+        for outdated in cache.glob(f"{release}-{kind}-*"):
+            shutil.rmtree(outdated)
+        say(f"making a {release} root ({kind}), once")
+        partial = root.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            # The archive of a release in development is a snapshot that may have expired.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
+            f"--include={','.join(packages)}",
+            release,
+            str(partial),
+        ]
+        subprocess.run(command, check=True, env=ENVIRONMENT | dict(os.environ))
+        partial.rename(root)
+    return root
+
+
+def overlay(base: Path) -> Path:
+    """A writable copy of the base root, in memory; call isolate() first."""
+    place = Path(tempfile.gettempdir(), f"spawnhelper-machine-{os.urandom(4).hex()}")
+    place.mkdir(mode=0o700)
+    _mount("-t", "tmpfs", "-o", "mode=755", "none", str(place))
+    for part in ("upper", "work", "root"):
+        (place / part).mkdir()
+    options = f"lowerdir={base},upperdir={place / 'upper'},workdir={place / 'work'}"
+    _mount("-t", "overlay", "-o", options, "none", str(place / "root"))
+    return place / "root"
+
+
+def discard(root: Path) -> None:
+    """Takes an overlay away."""
+    subprocess.run(["umount", "-R", str(root.parent)], check=False)
+    root.parent.rmdir()
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def nspawn(root: Path, *arguments: str) -> list[str]:
+    """The command that starts a container in that root, without a network but loopback."""
+    return [
+        "systemd-nspawn",
+        "--quiet",
+        f"--directory={root}",
+        f"--machine={root.parent.name}",
+        "--register=no",
+        "--keep-unit",
+        "--private-network",
+        "--console=pipe",
+        *arguments,
+    ]
+
+
+class Machine:
+    """A booted machine. pid: its systemd, as this host numbers it; started: when that was."""
+
+    def __init__(self, release: str, pid: int) -> None:
+        self.release = release
+        self.pid = pid
+        self.started = _start_time(pid)
+
+    def alive(self) -> bool:
+        """Whether it still runs, and is not another process with its number."""
+        return _start_time(self.pid) == self.started != ""
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command that runs the arguments inside."""
+        variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+        enter = ["nsenter", "--target", str(self.pid), "--all", "--wdns=/"]
+        return [*enter, "env", "-i", *variables, *arguments]
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs the arguments inside and waits for their end; their output is returned."""
+        return subprocess.run(self.command(*arguments), check=check, capture_output=True, text=True)
+
+    def install(self, packages: Sequence[Path]) -> None:
+        """Installs .deb files, whose dependencies the base root has."""
+        for package in packages:
+            with open(package, "rb") as deb:
+                target = f"/tmp/{package.name}"
+                subprocess.run(self.command("sh", "-c", f"cat >{target}"), check=True, stdin=deb)
+        self.run("sh", "-ec", "apt-get -qy install --reinstall /tmp/*.deb; rm /tmp/*.deb")
+
+    def power_off(self) -> None:
+        """Shuts the machine down and waits until it is gone."""
+        if self.alive():
+            os.kill(self.pid, signal.SIGRTMIN + 3)
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the machine is gone."""
+        while self.alive():
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
+    """A machine that is powered off at the end; call isolate() first."""
+    root = overlay(base_root(release, "run", cache))
+    # systemd 258 and later need version 2 control groups, whatever the host has.
+    environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    command = nspawn(root, "--kill-signal=SIGRTMIN+3", f"--bind-ro={TREE}:{INSIDE}", "--boot")
+    log = (root.parent / "console").open("wb")
+    container = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+    )
+    try:
+        machine = Machine(release, _init_of(container))
+        _wait_until_running(machine)
+        yield machine
+        machine.power_off()
+    except BaseException:
+        sys.stderr.write((root.parent / "console").read_text(errors="replace")[-2000:])
+        raise
+    finally:
+        if container.poll() is None:
+            container.terminate()
+        container.wait()
+        log.close()
+        discard(root)
+
+
+def _init_of(container: subprocess.Popen[bytes]) -> int:
+    """The machine's systemd, a child of nspawn."""
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+    deadline = time.monotonic() + BOOT_TIME
+    while time.monotonic() < deadline and container.poll() is None:
+        for pid in children.read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
+                    return int(pid)
+        time.sleep(0.02)
+    raise RuntimeError("the machine did not start")
+
+
+def _wait_until_running(machine: Machine) -> None:
+    deadline = time.monotonic() + BOOT_TIME
+    while time.monotonic() < deadline:
+        state = machine.run("systemctl", "is-system-running", check=False).stdout.strip()
+        if state in RUNNING:
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the machine did not boot")
+
+
+def _start_time(pid: int) -> str:
+    """What tells a process from a later one with its number (proc_pid_stat(5), field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def source_digest() -> str:
+    """What tells one state of the package's sources from another."""
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(f"{path.relative_to(TREE)} {path.stat().st_mode:o}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def source_files() -> list[Path]:
+    """The files that the packages are made of."""
+    tops = ("spawnhelper", "units", "man", "examples", "packaging/debian")
+    files = [TREE / name for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md")]
+    for top in tops:
+        files += sorted((TREE / top).rglob("*"))
+    return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
+
+
+def build_packages(output: Path, cache: Path = CACHE) -> list[Path]:
+    """Builds the Debian packages in a clean root into a folder; call isolate() first.
+
+    A package of the same sources that is there already is taken as it is.
+    """
+    stamp = output / ".sources"
+    digest = source_digest()
+    if stamp.is_file() and stamp.read_text() == digest:
+        return sorted(output.glob("*.deb"))
+    root = overlay(base_root("bookworm", "build", cache))
+    try:
+        source = root / "build/spawnhelper"
+        for path in source_files():
+            target = source / path.relative_to(TREE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+        (source / "packaging/debian").rename(source / "debian")
+        build = "cd /build/spawnhelper && exec dpkg-buildpackage --build=binary --no-sign"
+        done = subprocess.run(
+            nspawn(root, "--as-pid2", "sh", "-c", build),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"the package does not build:\n{done.stdout}{done.stderr}")
+        output.mkdir(parents=True, exist_ok=True)
+        for old in output.glob("*.deb"):
+            old.unlink()
+        for made in (root / "build").glob("*.deb"):
+            shutil.copy2(made, output)
+        stamp.write_text(digest)
+    finally:
+        discard(root)
+    return sorted(output.glob("*.deb"))
+
+
+def keep(machine: Machine, digest: str) -> None:
+    """Notes a machine that goes on running, for reuse()."""
+    STATE.mkdir(exist_ok=True)
+    note = {"pid": machine.pid, "started": machine.started, "digest": digest}
+    (STATE / f"{machine.release}.json").write_text(json.dumps(note))
+
+
+def kept(release: str) -> tuple[Machine, str] | None:
+    """The machine of that release that was kept running, and the sources it has installed."""
+    try:
+        note = json.loads((STATE / f"{release}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    machine = Machine(release, note["pid"])
+    return (machine, note["digest"]) if machine.started == note["started"] else None
+
+
+def forget(release: str) -> None:
+    """Drops the note of a kept machine."""
+    (STATE / f"{release}.json").unlink(missing_ok=True)
+
+
+def say(sentence: str) -> None:
+    """What is going on, for a person who waits."""
+    print(f"-- {sentence}", file=sys.stderr, flush=True)

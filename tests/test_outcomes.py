@@ -1,0 +1,288 @@
+"""How a command can end, and what the record, the client and the control group see of it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Installed, connection_units, in_machine, journal, read_all, run, until
+
+pytestmark = in_machine
+
+SCRATCH = Path("/var/tmp/spawn-test")
+# What of a record is the same for every connection to a service at 127.0.0.1.
+ALWAYS = {
+    "MESSAGE",
+    "MESSAGE_ID",
+    "PRIORITY",
+    "SYSLOG_IDENTIFIER",
+    "SYSLOG_FACILITY",
+    "SPAWN_RESULT",
+    "SPAWN_SERVICE",
+    "SPAWN_UNIT",
+    "SPAWN_LOCAL_ADDR",
+    "SPAWN_LOCAL_PORT",
+    "SPAWN_REMOTE_ADDR",
+    "SPAWN_REMOTE_PORT",
+}
+OF_A_COMMAND = ALWAYS | {
+    "EXIT_CODE",
+    "EXIT_STATUS",
+    "SPAWN_COMMAND",
+    "SPAWN_USER",
+    "SPAWN_PID",
+    "SPAWN_DURATION_USEC",
+    "SPAWN_CPU_USEC",
+    "SPAWN_MAXRSS_BYTES",
+    "SPAWN_BYTES_IN",
+    "SPAWN_BYTES_OUT",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scratch() -> None:
+    SCRATCH.mkdir(exist_ok=True)
+    SCRATCH.chmod(0o1777)
+
+
+def own_fields(record: dict[str, Any]) -> set[str]:
+    """The fields that the helper wrote; journald's own begin with _."""
+    return {field for field in record if not field.startswith("_")}
+
+
+def said(record: dict[str, Any]) -> tuple[str, ...]:
+    keys = ("SPAWN_RESULT", "EXIT_CODE", "EXIT_STATUS", "PRIORITY")
+    return tuple(record.get(key, "") for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "fate"),
+    [
+        ("exit 0", ("success", "exited", "0", "5"), "exit status 0"),
+        ("exit 3", ("exit-code", "exited", "3", "4"), "exit status 3"),
+        ("kill -TERM $$", ("signal", "killed", "TERM", "4"), "killed by SIGTERM"),
+        ("kill -40 $$", ("signal", "killed", "RTMIN+6", "4"), "killed by SIGRTMIN+6"),
+    ],
+)
+def test_end(
+    service: Callable[..., Installed], script: str, outcome: tuple[str, ...], fate: str
+) -> None:
+    there = service(f"User=nobody\nArgv=/bin/sh -c 'echo answer; {script}'")
+    with there.connect() as client:
+        port = client.getsockname()[1]
+        assert read_all(client) == b"answer\n"
+    record = there.record()
+    assert own_fields(record) == OF_A_COMMAND
+    assert said(record) == outcome
+    assert re.fullmatch(
+        rf"{there.name}: /bin/sh as nobody: {re.escape(fate)} after [\d.]+ms, "
+        rf"client 127\.0\.0\.1:{port}",
+        record["MESSAGE"],
+    ), record["MESSAGE"]
+    assert record["SPAWN_UNIT"].startswith("spawn@")
+    assert record["_UID"] == "0"
+    wanted = {
+        "SPAWN_COMMAND": "/bin/sh",
+        "SPAWN_USER": "nobody",
+        "SPAWN_LOCAL_ADDR": "127.0.0.1",
+        "SPAWN_LOCAL_PORT": str(there.address[1]),
+        "SPAWN_REMOTE_ADDR": "127.0.0.1",
+        "SPAWN_REMOTE_PORT": str(port),
+        "SYSLOG_IDENTIFIER": "spawn",
+        "SPAWN_BYTES_IN": "0",
+        "SPAWN_BYTES_OUT": "7",
+    }
+    assert {key: record[key] for key in wanted} == wanted
+
+
+def test_core_dump(service: Callable[..., Installed]) -> None:
+    # The kernel's pattern is the host's; "core" in the working directory is its own default.
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith("|"):
+        pytest.skip("the host's kernel pipes core dumps to a program of the host")
+    there = service(
+        f"User=nobody\nWorkingDirectory={SCRATCH}\n"
+        "Argv=/bin/sh -c 'ulimit -c unlimited; kill -ABRT $$'"
+    )
+    assert there.talk() == b""
+    record = there.record()
+    assert said(record) == ("core-dump", "dumped", "ABRT", "4")
+    assert "killed by SIGABRT, core dumped after" in record["MESSAGE"]
+
+
+def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> None:
+    marks = [SCRATCH / f"limit-{which}" for which in ("main", "child", "own-session")]
+    for mark in marks:
+        mark.unlink(missing_ok=True)
+    main, child, own = marks
+    there = service(
+        "User=nobody\nTimeLimit=300ms\nKillDelay=200ms\n"
+        "Argv=/bin/sh -c \"trap '' TERM; "
+        f"sh -c 'trap \\\"\\\" TERM; echo $$ >{child}; while :; do sleep 1; done' & "
+        f"setsid sh -c 'trap \\\"\\\" TERM; echo $$ >{own}; while :; do sleep 1; done' & "
+        f"echo $$ >{main}; echo begun; while :; do sleep 1; done\""
+    )
+    begun = time.monotonic()
+    assert there.talk() == b"begun\n"
+    ended = time.monotonic() - begun
+    assert 0.5 <= ended < 1.0, "the client sees the end once TimeLimit= and KillDelay= are over"
+    record = there.record()
+    assert said(record) == ("time-limit", "killed", "KILL", "4")
+    assert "over its time limit, killed by SIGKILL after" in record["MESSAGE"]
+    assert 500_000 <= int(record["SPAWN_DURATION_USEC"]) < 550_000
+    assert until(lambda: not connection_units(), 1.0), "the control group is empty"
+    pids = [int(mark.read_text()) for mark in marks]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_time_limit_is_polite_first(service: Callable[..., Installed]) -> None:
+    there = service(
+        "User=nobody\nTimeLimit=200ms\nStandardError=null\n"
+        "Argv=/bin/sh -c \"trap 'echo goodbye; exit 4' TERM; while :; do sleep 0.01; done\""
+    )
+    assert there.talk() == b"goodbye\n"
+    assert said(there.record()) == ("time-limit", "exited", "4", "4")
+
+
+def test_no_kill_delay_kills_at_once(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nTimeLimit=200ms\nKillDelay=0\nArgv=/bin/sleep 60")
+    assert there.talk() == b""
+    record = there.record()
+    assert said(record) == ("time-limit", "killed", "KILL", "4")
+    assert 200_000 <= int(record["SPAWN_DURATION_USEC"]) < 250_000
+
+
+def test_time_limit_infinity(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nTimeLimit=infinity\nArgv=/bin/sleep 0.2")
+    assert there.talk() == b""
+    assert said(there.record()) == ("success", "exited", "0", "5")
+
+
+def test_a_child_in_the_background_does_not_hold_the_client(
+    service: Callable[..., Installed],
+) -> None:
+    mark = SCRATCH / "background"
+    mark.unlink(missing_ok=True)
+    there = service(
+        f"User=nobody\nArgv=/bin/sh -c 'setsid sleep 60 & echo $! >{mark}; echo answer'"
+    )
+    begun = time.monotonic()
+    assert there.talk() == b"answer\n"
+    assert time.monotonic() - begun < 1
+    assert said(there.record()) == ("success", "exited", "0", "5")
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+def test_the_work_of_children_is_accounted_for(service: Callable[..., Installed]) -> None:
+    script = SCRATCH / "work.sh"
+    script.write_text("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done")
+    both = f"(sh {script}); setsid sh {script} & wait"
+    there = service(f"User=nobody\nArgv=/bin/sh -c '{both}'")
+    there.talk()
+    record = there.record()
+    assert int(record["SPAWN_CPU_USEC"]) > 20_000
+    assert int(record["SPAWN_CPU_USEC"]) <= int(record["SPAWN_DURATION_USEC"]) * 2
+
+
+def test_bytes_are_counted_both_ways(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat")
+    data = b"x" * 300_000
+    assert there.talk(data) == data
+    record = there.record()
+    assert (record["SPAWN_BYTES_IN"], record["SPAWN_BYTES_OUT"]) == ("300000", "300000")
+
+
+def test_nobody_counts_bytes_of_a_unix_socket(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat", address="/run/spawn-count.sock")
+    assert there.talk(b"data") == b"data"
+    record = there.record()
+    fields = OF_A_COMMAND - {
+        "SPAWN_BYTES_IN",
+        "SPAWN_BYTES_OUT",
+        "SPAWN_LOCAL_PORT",
+        "SPAWN_REMOTE_ADDR",
+        "SPAWN_REMOTE_PORT",
+    } | {"SPAWN_REMOTE_UID", "SPAWN_REMOTE_PID"}
+    assert own_fields(record) == fields
+    assert record["SPAWN_LOCAL_ADDR"] == "/run/spawn-count.sock"
+    assert record["MESSAGE"].endswith(f"client pid {record['SPAWN_REMOTE_PID']} of uid 0")
+
+
+def test_stop_is_passed_on_and_recorded(service: Callable[..., Installed]) -> None:
+    there = service(
+        "User=nobody\nStandardError=null\n"
+        "Argv=/bin/sh -c \"trap 'echo stopping; exit 5' TERM; echo on; while :; do sleep 0.01; done\""
+    )
+    with there.connect() as client:
+        assert client.recv(100) == b"on\n"
+        (unit,) = connection_units()
+        run("systemctl", "stop", unit)
+        assert read_all(client) == b"stopping\n"
+    record = there.record()
+    assert said(record) == ("stopped", "exited", "5", "5")
+    assert record["SPAWN_UNIT"] == unit
+    assert "stopped, exit status 5 after" in record["MESSAGE"]
+
+
+def test_killed_helper_takes_its_command_along(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/sh -c \"trap '' TERM; echo on; sleep 60; sleep 60\"")
+    with there.connect() as client:
+        assert client.recv(100) == b"on\n"
+        (unit,) = connection_units()
+        run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
+        assert read_all(client) == b""
+    assert until(lambda: not connection_units(), 1.0)
+    assert there.state() == "active"
+
+
+@pytest.mark.parametrize(
+    ("log", "recorded"),
+    [("all", ["0", "3"]), ("failures", ["3"]), ("none", [])],
+)
+def test_log(service: Callable[..., Installed], log: str, recorded: list[str]) -> None:
+    argv = "Argv=/bin/sh -c 'read status; exit $status'"
+    there = service(f"User=nobody\nLog={log}\n{argv}")
+    for status in (b"0\n", b"3\n"):
+        there.talk(status)
+        assert until(lambda: not connection_units())
+    found = journal(f"SPAWN_SERVICE={there.name}")
+    assert [record["EXIT_STATUS"] for record in found] == recorded
+
+
+def test_a_healthy_connection_costs_the_journal_one_entry(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nArgv=/bin/true")
+    cursor = run("journalctl", "-q", "-n0", "--show-cursor").stdout.strip().partition(": ")[2]
+    there.talk()
+    there.record()
+    assert until(lambda: not connection_units())
+    entries = journal(f"--after-cursor={cursor}")
+    assert [entry["MESSAGE_ID"] for entry in entries] == ["fcaaa835aa6a4e84a066789e1b15fc45"]
+
+
+def test_changed_spawn_section_holds_for_the_next_connection(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nArgv=/bin/echo before")
+    assert there.talk() == b"before\n"
+    there.write("User=nobody\nArgv=/bin/echo after")
+    assert there.talk() == b"after\n"
+
+
+def test_a_client_that_resets_is_recorded_all_the_same(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nArgv=/bin/cat")
+    with there.connect() as client:
+        address = client.getsockname()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    record = there.record()
+    assert (record["SPAWN_REMOTE_ADDR"], record["SPAWN_REMOTE_PORT"]) == (
+        address[0],
+        str(address[1]),
+    )
