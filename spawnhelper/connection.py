@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return refuse(unit, connection, name, refusal, foreground=file is not None)
     except Exception as error:
         sys.excepthook(*sys.exc_info())
-        sentence = f"a fault in spawnhelper itself: {type(error).__name__}: {error}"
+        sentence = f"{type(error).__name__}: {error}"
         fault = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
         return refuse(unit, connection, name, fault, foreground=file is not None)
 

@@ -80,7 +80,8 @@ class Connection:
 def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     """The connection that was handed over; a Refusal where it was not exactly one.
 
-    unit: the connection's unit, "" without one. No other inherited descriptor stays open, and the connection is not inherited further.
+    unit: the connection's unit, "" without one. No other inherited descriptor stays open, and the
+    connection is not inherited further.
     """
     for_us = environment.get(b"LISTEN_PID") == str(os.getpid()).encode()
     count = environment.get(b"LISTEN_FDS", b"0") if for_us else b"0"

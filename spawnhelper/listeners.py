@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spawnhelper import service
-from spawnhelper.outcome import CONFIG, Problem, Refusal, misconfigured, shown
+from spawnhelper.outcome import Problem, misconfigured, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ def address(text: str) -> tuple[int, str, int]:
 
 def of_file(file: str) -> tuple[list[Listener], list[Problem]]:
     """Where the service of this file listens, and what of it cannot be understood."""
-    assignments, problems = service.socket_section(file)
+    assignments = service.socket_section(file)
     name = service.name_of(file)
     found: list[Listener] = []
+    problems: list[Problem] = []
     device, both = "", True
     for assignment in assignments:
         if assignment.key == "BindToDevice":
@@ -139,12 +140,7 @@ def service_of(connection: Connection) -> str:
         host, port = connection.path or "", 0
     else:
         host, port = connection.local
-    listeners: list[Listener] = []
-    problems: list[Problem] = []
-    for name in service.installed():
-        found, unclear = of_file(service.file_of(name))
-        listeners += found
-        problems += unclear
+    listeners = [each for name in service.installed() for each in of_file(service.file_of(name))[0]]
     for wanted in (host.partition("%")[0] if port else host, WILDCARDS.get(family)):
         here = [each for each in listeners if each.at(family, wanted or "", port, bound)]
         if len({each.service for each in here}) > 1:
@@ -153,9 +149,7 @@ def service_of(connection: Connection) -> str:
             return here[0].service
     place = f"{host}:{port}" if port else host
     sentence = f"no service file has ListenStream={place}; after a change there restart the socket"
-    raise Refusal(
-        CONFIG, os.EX_CONFIG, sentence, (Problem(service.DIRECTORY, None, sentence), *problems)
-    )
+    raise misconfigured(Problem(service.DIRECTORY, None, sentence))
 
 
 def _of_other(name: str, file: str) -> list[Listener]:

@@ -80,7 +80,8 @@ def of_refusal(
 ) -> list[str]:
     """The fields for a command that did not run. service_name is empty where nobody knows it."""
     client = f", client {_client(connection)}" if connection else ""
-    sentence = f"{service_name or 'spawnhelper'}: no command was run: {refusal}{client}"
+    what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
+    sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
     fields = _head(sentence, ERR, refusal.result)
     if connection:
         fields += _whence(unit, connection)

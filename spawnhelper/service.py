@@ -95,7 +95,7 @@ def installed() -> list[str]:
 
 def load(file: str) -> Service:
     """The service of this file, or a Refusal with every problem that the file has."""
-    assignments, problems = _assignments(file)
+    assignments, problems = read(file)
     service, further = _spawn_section(file, assignments)
     problems += further + socket_problems(file, assignments)
     if problems:
@@ -106,23 +106,23 @@ def load(file: str) -> Service:
 
 def load_socket(file: str) -> list[Assignment]:
     """The [Socket] section of this file, or a Refusal where systemd cannot be given it."""
-    assignments, problems = _assignments(file)
+    assignments, problems = read(file)
     problems += socket_problems(file, assignments)
     if problems:
         raise misconfigured(*problems)
     return [assignment for assignment in assignments if assignment.section == "Socket"]
 
 
-def socket_section(file: str) -> tuple[list[Assignment], list[Problem]]:
-    """The [Socket] section as far as it can be read, and what kept the rest from being read.
-
-    Whoever can write the file may have written it: it tells a service's name, no more.
-    """
+def socket_section(file: str) -> list[Assignment]:
+    """The [Socket] section as far as it can be made out, by whomever it was written: it tells
+    whose an address is, and is not followed."""
     try:
-        assignments, problems = syntax.parse(_content(_open(file), file), file, SECTIONS)
-    except Refusal as refusal:
-        return [], list(refusal.problems)
-    return [assignment for assignment in assignments if assignment.section == "Socket"], problems
+        descriptor = _open(file)
+    except Refusal:
+        return []
+    lines = syntax.lenient_lines(_content(descriptor))
+    assignments, _ = syntax.parse(lines, file, SECTIONS)
+    return [assignment for assignment in assignments if assignment.section == "Socket"]
 
 
 def socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
@@ -147,7 +147,9 @@ def socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
     return problems
 
 
-def _assignments(file: str) -> tuple[list[Assignment], list[Problem]]:
+def read(file: str) -> tuple[list[Assignment], list[Problem]]:
+    """What the file assigns, and what of its lines is no assignment; a Refusal where this is no
+    service file that can be trusted."""
     name = name_of(file)
     if not file.endswith(SUFFIX):
         sentence = "the name does not end with .conf; rename the file"
@@ -161,7 +163,11 @@ def _assignments(file: str) -> tuple[list[Assignment], list[Problem]]:
     except Refusal:
         os.close(descriptor)
         raise
-    return syntax.parse(_content(descriptor, file), file, SECTIONS)
+    text = _content(descriptor)
+    if len(text) > LONGEST_FILE:
+        sentence = "the service file is longer than 1 MiB; shorten it"
+        raise misconfigured(Problem(file, None, sentence))
+    return syntax.parse(syntax.strict_lines(text, file), file, SECTIONS)
 
 
 def _open(file: str) -> int:
@@ -192,18 +198,12 @@ def _check_writers(file: str, descriptor: int) -> None:
             raise misconfigured(Problem(file, None, sentence))
 
 
-def _content(descriptor: int, file: str) -> bytes:
-    """All that the descriptor gives, which is closed."""
+def _content(descriptor: int) -> bytes:
+    """What the descriptor gives, up to just more than a service file may have; it is closed."""
     text = b""
     try:
-        while part := os.read(descriptor, LONGEST_FILE):
+        while len(text) <= LONGEST_FILE and (part := os.read(descriptor, LONGEST_FILE)):
             text += part
-            if len(text) > LONGEST_FILE:
-                sentence = "the service file is longer than 1 MiB; shorten it"
-                raise misconfigured(Problem(file, None, sentence))
-    except OSError as error:
-        sentence = f"the service file cannot be read: {error.strerror}"
-        raise misconfigured(Problem(file, None, sentence), status=os.EX_NOINPUT) from None
     finally:
         os.close(descriptor)
     return text

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from spawnhelper.outcome import Problem, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 
 WHITESPACE = " \t"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -25,13 +21,37 @@ class Assignment:
         self.source = source
 
 
+def strict_lines(text: bytes, file: str) -> list[str]:
+    """The lines of a service file; a Refusal for text that systemd could take for something else
+    than we do: what is not UTF-8, or has a NUL or a carriage return."""
+
+    def refusal(at: int, what: str) -> Refusal:
+        return misconfigured(Problem(file, text.count(b"\n", 0, at) + 1, f"the line {what}"))
+
+    for octet, what in (
+        (b"\0", "has a NUL byte; a service file is plain text"),
+        (b"\r", "has a carriage return; save the file with Unix line ends"),
+    ):
+        if octet in text:
+            raise refusal(text.index(octet), what)
+    try:
+        return text.removeprefix(BYTE_ORDER_MARK).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise refusal(error.start, "is not UTF-8; save the file in that encoding") from None
+
+
+def lenient_lines(text: bytes) -> list[str]:
+    """The lines of a service file as far as they can be made out."""
+    lines = text.removeprefix(BYTE_ORDER_MARK).decode(errors="replace").split("\n")
+    return [line.replace("\r", "") for line in lines]
+
+
 def parse(
-    text: bytes, file: str, sections: tuple[str, ...]
+    lines: list[str], file: str, sections: tuple[str, ...]
 ) -> tuple[list[Assignment], list[Problem]]:
     """The assignments of the named sections in their order, and every problem on the way to them.
 
-    A section whose name begins with X- is passed over. Text that is not UTF-8, or has a NUL or a
-    carriage return, gives no assignment at all: what it means to systemd and to us could differ.
+    A section whose name begins with X- is passed over.
     """
     assignments: list[Assignment] = []
     problems: list[Problem] = []
@@ -39,7 +59,6 @@ def parse(
     def problem(line: int, sentence: str) -> None:
         problems.append(Problem(file, line, sentence))
 
-    lines = _lines(text, problem)
     section: str | None = None  # None: before the first header, or in a section without meaning
     headed = False
     pending = ""
@@ -84,25 +103,6 @@ def parse(
             continue
         assignments.append(Assignment(section, key, value.lstrip(WHITESPACE), first, mine))
     return assignments, problems
-
-
-def _lines(text: bytes, problem: Callable[[int, str], None]) -> list[str]:
-    if text.startswith(BYTE_ORDER_MARK):
-        text = text[len(BYTE_ORDER_MARK) :]
-    for byte, what in (
-        (b"\0", "a NUL byte; a service file is plain text"),
-        (b"\r", "a carriage return; save the file with Unix line ends"),
-    ):
-        at = text.find(byte)
-        if at >= 0:
-            problem(text.count(b"\n", 0, at) + 1, f"the line has {what}")
-            return []
-    try:
-        return text.decode().split("\n")
-    except UnicodeDecodeError as error:
-        line = text.count(b"\n", 0, error.start) + 1
-        problem(line, "the line is not UTF-8; save the file in that encoding")
-        return []
 
 
 def _continues(line: str) -> bool:

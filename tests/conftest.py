@@ -128,7 +128,7 @@ class Installed:
         return run("spawnctl", "check", self.name, check=False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def service() -> Iterator[Callable[..., Installed]]:
     """Makes services: service(SPAWN-SECTION, address=..., socket_section=..., start=True)."""
     made: list[Installed] = []
@@ -157,6 +157,21 @@ def service() -> Iterator[Callable[..., Installed]]:
     run("systemctl", "reset-failed", check=False)
     run("systemctl", "daemon-reload")
     assert until(lambda: not connection_units()), connection_units()
+
+
+@pytest.fixture
+def unit_change() -> Iterator[Callable[[str], None]]:
+    """Changes spawn@.service by a drop-in, until the test is over."""
+    folder = Path("/run/systemd/system/spawn@.service.d")
+
+    def change(text: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "test.conf").write_text(text + "\n")
+        run("systemctl", "daemon-reload")
+
+    yield change
+    (folder / "test.conf").unlink(missing_ok=True)
+    run("systemctl", "daemon-reload")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,8 +17,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 SELF = "Argv=/bin/cat /proc/self/status /proc/self/stat /proc/self/environ"
 # What /proc/PID/status says of an identity, for each key of it.
 KEYS = (
-    "Umask Uid Gid Groups NoNewPrivs CapInh CapPrm CapEff CapAmb SigBlk SigIgn SigCgt"
-).split()
+    *("Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "CapInh", "CapPrm", "CapEff", "CapAmb"),
+    *("SigBlk", "SigIgn", "SigCgt"),
+)
 
 
 class Seen:
@@ -31,9 +32,7 @@ class Seen:
         pairs = (line.split(":", 1) for line in status.splitlines())
         self.status = {key: " ".join(value.split()) for key, value in pairs}
         self.stat = stat.split()
-        self.environment = dict(
-            pair.split("=", 1) for pair in environ.split("\0") if pair
-        )
+        self.environment = dict(pair.split("=", 1) for pair in environ.split("\0") if pair)
 
     def identity(self) -> dict[str, str]:
         return {key: self.status[key] for key in KEYS}
@@ -115,9 +114,7 @@ def test_descriptors_are_the_three_streams_and_no_other(
     service: Callable[..., Installed], standard_error: str, errors: str
 ) -> None:
     every = " ".join(f"/proc/self/fd/{number}" for number in range(64))
-    there = service(
-        f"User=spawner\nStandardError={standard_error}\nArgv=/usr/bin/readlink {every}"
-    )
+    there = service(f"User=spawner\nStandardError={standard_error}\nArgv=/usr/bin/readlink {every}")
     streams = there.talk().decode().splitlines()
     assert len(streams) == 3, streams
     assert streams[0] == streams[1]
@@ -127,7 +124,9 @@ def test_descriptors_are_the_three_streams_and_no_other(
 
 
 def test_environment_is_the_allow_list_for_tcp(service: Callable[..., Installed]) -> None:
-    run("systemctl", "set-environment", "TZ=Europe/Berlin", "PASSED=on", "SECRET=no", "LANG=C.UTF-8")
+    run(
+        "systemctl", "set-environment", "TZ=Europe/Berlin", "PASSED=on", "SECRET=no", "LANG=C.UTF-8"
+    )
     try:
         there = service(
             "User=spawner\nEnvironment='GREETING=good day' EMPTY=\nEnvironment=GREETING=hello\n"
@@ -187,9 +186,14 @@ def test_standard_error_in_the_journal(service: Callable[..., Installed]) -> Non
     there = service("User=spawner\nStandardError=journal\nArgv=/bin/sh -c 'echo words of $$ >&2'")
     assert there.talk() == b""
     pid = there.record()["SPAWN_PID"]
-    entries = run("journalctl", "-q", "-o", "cat", f"_PID={pid}", "_UID=" + str(
-        pwd.getpwnam("spawner").pw_uid
-    )).stdout.splitlines()
+    entries = run(
+        "journalctl",
+        "-q",
+        "-o",
+        "cat",
+        f"_PID={pid}",
+        "_UID=" + str(pwd.getpwnam("spawner").pw_uid),
+    ).stdout.splitlines()
     assert entries == [f"words of {pid}"]
 
 
@@ -197,9 +201,7 @@ def test_standard_error_in_the_journal(service: Callable[..., Installed]) -> Non
     ("setting", "folder"),
     [("", "/"), ("/usr", "/usr"), ("~", "/home/spawner"), ("-/nowhere", "/")],
 )
-def test_working_directory(
-    service: Callable[..., Installed], setting: str, folder: str
-) -> None:
+def test_working_directory(service: Callable[..., Installed], setting: str, folder: str) -> None:
     there = service(f"User=spawner\nWorkingDirectory={setting}\nArgv=/bin/pwd")
     assert there.talk().decode() == folder + "\n"
 
@@ -213,6 +215,7 @@ def test_a_plain_name_is_looked_up_in_the_fixed_path(service: Callable[..., Inst
 
 def test_arguments_arrive_to_the_letter(service: Callable[..., Installed]) -> None:
     there = service(
-        "User=spawner\nArgv=/usr/bin/printf '[%s]' $HOME '' \"a b\" %i 'it''s' \\x41\\t\\\\ \\\n  é*"
+        "User=spawner\nArgv=/usr/bin/printf '[%s]' $HOME '' \"a b\" %i 'it''s' "
+        "\\x41\\t\\\\ \\\n  é*"
     )
     assert there.talk().decode() == "[$HOME][][a b][%i][its][A\t\\][é*]"

@@ -124,7 +124,7 @@ def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> N
         "Argv=/bin/sh -c \"trap '' TERM; "
         f"sh -c 'trap \\\"\\\" TERM; echo $$ >{child}; while :; do sleep 1; done' & "
         f"setsid sh -c 'trap \\\"\\\" TERM; echo $$ >{own}; while :; do sleep 1; done' & "
-        f"echo $$ >{main}; echo begun; while :; do sleep 1; done\""
+        f'echo $$ >{main}; echo begun; while :; do sleep 1; done"'
     )
     begun = time.monotonic()
     assert there.talk() == b"begun\n"
@@ -215,7 +215,8 @@ def test_nobody_counts_bytes_of_a_unix_socket(service: Callable[..., Installed])
 def test_stop_is_passed_on_and_recorded(service: Callable[..., Installed]) -> None:
     there = service(
         "User=nobody\nStandardError=null\n"
-        "Argv=/bin/sh -c \"trap 'echo stopping; exit 5' TERM; echo on; while :; do sleep 0.01; done\""
+        "Argv=/bin/sh -c \"trap 'echo stopping; exit 5' TERM; echo on; "
+        'while :; do sleep 0.01; done"'
     )
     with there.connect() as client:
         assert client.recv(100) == b"on\n"
@@ -274,14 +275,17 @@ def test_changed_spawn_section_holds_for_the_next_connection(
     assert there.talk() == b"after\n"
 
 
-def test_a_client_that_resets_is_recorded_all_the_same(
-    service: Callable[..., Installed],
+def test_a_client_that_resets_before_the_helper_starts_is_known_all_the_same(
+    service: Callable[..., Installed], unit_change: Callable[[str], None]
 ) -> None:
-    there = service("User=nobody\nArgv=/bin/cat")
+    unit_change("[Service]\nExecStartPre=/bin/sleep 0.3")
+    there = service("User=nobody\nStandardError=null\nArgv=/bin/cat")
     with there.connect() as client:
         address = client.getsockname()
+        assert until(connection_units)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     record = there.record()
+    assert said(record) == ("exit-code", "exited", "1", "4"), "cat reads a reset"
     assert (record["SPAWN_REMOTE_ADDR"], record["SPAWN_REMOTE_PORT"]) == (
         address[0],
         str(address[1]),

@@ -36,6 +36,10 @@ def run(options: argparse.Namespace) -> int:
 def examine(file: str) -> Refusal | None:
     """Everything that a connection, the generator or the kernel would refuse about this file, or
     None: by the same functions that refuse it there."""
+    try:
+        service.read(file)
+    except Refusal as refusal:  # no service file: nothing to be said of what it has in it
+        return refusal
     problems: list[Problem] = []
     status = 0
     try:
@@ -50,8 +54,5 @@ def examine(file: str) -> Refusal | None:
             except Refusal as refusal:
                 problems += refusal.problems
                 status = status or refusal.status
-    if status != os.EX_NOINPUT:
-        for problem in listeners.of_file(file)[1] + listeners.conflicts(file):
-            if str(problem) not in map(str, problems):
-                problems.append(problem)
+    problems += listeners.of_file(file)[1] + listeners.conflicts(file)
     return misconfigured(*problems, status=status or os.EX_CONFIG) if problems else None

@@ -1,0 +1,150 @@
+"""Which service a connection is for: by name from systemd 257 on, by local address before."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+from conftest import (
+    Installed,
+    connect,
+    connection_units,
+    free_port,
+    in_machine,
+    read_all,
+    run,
+    systemd_version,
+    until,
+)
+
+pytestmark = in_machine
+
+WHO = "User=nobody\nArgv=/usr/bin/printenv SPAWN_SERVICE"
+
+
+def said(address: tuple[str, int] | str) -> str:
+    with connect(address) as client:
+        answer = read_all(client).decode().strip()
+    # Before systemd 258 the next AF_UNIX connection of this process could have the same unit.
+    assert until(lambda: not connection_units())
+    return answer
+
+
+def listen(there: Installed, *lines: str) -> None:
+    """Gives the service other addresses, and has it listen there."""
+    section = "\n".join(lines)
+    there.file.write_text(f"[Socket]\n{section}\n[Spawn]\n{WHO}\n")
+    there.start()
+
+
+def test_services_of_all_kinds_side_by_side(service: Callable[..., Installed]) -> None:
+    port, both, six = free_port(), free_port(), free_port()
+    tcp = service(WHO, address=("127.0.0.1", port))
+    second_address = service(WHO, address=("127.0.0.2", port))
+    path = service(WHO, address="/run/spawn-listen.sock")
+    abstract = service(WHO, start=False)
+    listen(abstract, "ListenStream=@spawn-listen")
+    wildcard = service(WHO, start=False)
+    listen(wildcard, f"ListenStream={both}")
+    only_six = service(WHO, start=False)
+    listen(only_six, f"ListenStream=[::1]:{six}")
+    assert said(("127.0.0.1", port)) == tcp.name
+    assert said(("127.0.0.2", port)) == second_address.name
+    assert said("/run/spawn-listen.sock") == path.name
+    assert said("\0spawn-listen") == abstract.name
+    assert said(("127.0.0.1", both)) == said(("127.0.0.7", both)) == wildcard.name
+    with socket.create_connection(("::1", both)) as client:
+        assert read_all(client).decode().strip() == wildcard.name
+    with socket.create_connection(("::1", six)) as client:
+        assert read_all(client).decode().strip() == only_six.name
+
+
+def test_wildcards_of_two_families_on_one_port(service: Callable[..., Installed]) -> None:
+    port = free_port()
+    four = service(WHO, start=False)
+    six = service(WHO, start=False)
+    listen(four, f"ListenStream=0.0.0.0:{port}")
+    listen(six, f"ListenStream=[::]:{port}", "BindIPv6Only=ipv6-only")
+    assert run("spawnctl", "check", four.name, six.name).returncode == 0
+    assert said(("127.0.0.1", port)) == four.name
+    with socket.create_connection(("::1", port)) as client:
+        assert read_all(client).decode().strip() == six.name
+
+
+def test_several_addresses_and_specifiers(service: Callable[..., Installed]) -> None:
+    port = free_port()
+    there = service(WHO, start=False)
+    listen(
+        there,
+        "ListenStream=/run/never.sock",
+        "ListenStream=",
+        f"ListenStream=127.0.0.1:{port}",
+        "ListenStream=%t/spawn-%i.sock",
+        "ListenStream=@100%%-%N",
+    )
+    assert said(("127.0.0.1", port)) == there.name
+    assert said(f"/run/spawn-{there.name}.sock") == there.name
+    assert said(f"\x00100%-spawn@{there.name}") == there.name
+
+
+def test_a_service_by_the_name_that_systemd_gives_the_nameless(
+    service: Callable[..., Installed],
+) -> None:
+    there = service(WHO, start=False)
+    there.file.unlink()
+    there.name = "connection"
+    there.file = there.file.with_name("connection.conf")
+    there.socket_unit = "spawn@connection.socket"
+    there.write(WHO)
+    there.start()
+    assert there.talk() == b"connection\n"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "clash"),
+    [
+        ("127.0.0.1:{port}", "0.0.0.0:{port}", True),
+        ("127.0.0.1:{port}", "[::]:{port}", True),
+        ("127.0.0.1:{port}", "{port}", True),
+        ("[::1]:{port}", "[::]:{port}", True),
+        ("[::1]:{port}", "[0::0:1]:{port}", True),
+        ("[::1]:{port}", "127.0.0.1:{port}", False),
+        ("127.0.0.1:{port}", "127.0.0.2:{port}", False),
+        ("127.0.0.1:{port}", "127.0.0.1:1{port}", False),
+        ("/run/a.sock", "/run/a.sock", True),
+        ("/run/a.sock", "/run/b.sock", False),
+        ("/run/a.sock", "@/run/a.sock", False),
+    ],
+)
+def test_check_knows_what_the_kernel_refuses(
+    service: Callable[..., Installed], mine: str, theirs: str, *, clash: bool
+) -> None:
+    port = free_port() % 5000 + 1000
+    one, other = service(WHO, start=False), service(WHO, start=False)
+    for there, place in ((one, mine), (other, theirs)):
+        text = f"[Socket]\nListenStream={place.format(port=port)}\n[Spawn]\n{WHO}\n"
+        there.file.write_text(text)
+    assert ("is where" in one.check().stderr) == clash
+    assert ("is where" in other.check().stderr) == clash
+    run("systemctl", "daemon-reload")
+    assert run("systemctl", "start", one.socket_unit).returncode == 0
+    second = run("systemctl", "start", other.socket_unit, check=False)
+    # systemd takes a path away from whoever listens there, without a word.
+    assert (second.returncode != 0) == (clash and not theirs.startswith("/"))
+
+
+def test_an_address_that_no_file_has_any_more(service: Callable[..., Installed]) -> None:
+    there = service(WHO)
+    there.file.write_text(there.file.read_text().replace(str(there.address[1]), "9"))
+    if systemd_version() >= 257:
+        assert there.talk() == f"{there.name}\n".encode()
+        return
+    assert there.talk() == b""
+    matches = f"SPAWN_LOCAL_PORT={there.address[1]}"
+    lines = until(lambda: run("journalctl", "-q", "-o", "cat", matches).stdout)
+    assert lines.startswith(
+        "spawnhelper: no command was run: /etc/spawn: no service file has "
+        f"ListenStream=127.0.0.1:{there.address[1]}; after a change there restart the socket, "
+        "client 127.0.0.1:"
+    )

@@ -1,0 +1,539 @@
+"""What must not run does not: one sentence, the same in `spawnctl check` and in the record."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    PATIENCE,
+    Installed,
+    connection_units,
+    in_machine,
+    journal,
+    read_all,
+    run,
+    systemd_version,
+    until,
+)
+
+pytestmark = in_machine
+
+TRUE = "Argv=/bin/true"
+EX_NOINPUT, EX_NOUSER, EX_UNAVAILABLE, EX_CONFIG = 66, 67, 69, 78
+PATH_IN_WORDS = "/usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traps() -> None:
+    """Accounts and files that a service file should not name."""
+    for name, *options in (
+        ("spawn-toor", "-o", "-u", "0", "-g", "users"),
+        ("spawn-root-group", "-g", "root"),
+        ("spawn-alias", "-o", "-u", str(pwd.getpwnam("postfix").pw_uid), "-g", "users"),
+        ("spawn-postgroup", "-g", "postfix"),
+        ("spawn-fine", "-g", "users"),
+    ):
+        if run("id", name, check=False).returncode != 0:
+            run("useradd", "-M", *options, name)
+    Path("/run/spawn-not-executable").write_text("#!/bin/sh\n")
+    Path("/run/spawn-not-executable").chmod(0o644)
+
+
+def answer(there: Installed) -> bytes:
+    """What a client gets that sends something and waits: it must not be a reset, either."""
+    with there.connect() as client:
+        answer = b""
+        while part := client.recv(4096):
+            answer += part
+        return answer
+
+
+def refused(there: Installed) -> dict[str, Any]:
+    """The record of a connection that is refused, with all that has to hold for each of them."""
+    before = set(connection_units())
+    assert answer(there) == b"", "no byte to the client"
+    record = there.record()
+    assert record["PRIORITY"] == "3"
+    assert "EXIT_CODE" not in record
+    assert "SPAWN_PID" not in record
+    assert until(lambda: set(connection_units()) <= before), "no process is left"
+    assert there.state() == "active", "the listener still listens"
+    return record
+
+
+def exit_status(record: dict[str, Any]) -> int:
+    """The exit status of the helper, as systemd tells it."""
+    unit = record["SPAWN_UNIT"]
+    (entry,) = until(lambda: journal(f"UNIT={unit}", "EXIT_CODE=exited"))
+    return int(entry["EXIT_STATUS"])
+
+
+CASES = {
+    "root": ("User=root:users\n" + TRUE, 4, "User= is uid 0; no command runs as root", EX_CONFIG),
+    "uid 0 by another name": (
+        "User=spawn-toor\n" + TRUE,
+        4,
+        "User= is uid 0; no command runs as root",
+        EX_CONFIG,
+    ),
+    "uid 0 by number": (
+        "User=0:users\n" + TRUE,
+        4,
+        "User= is uid 0; no command runs as root",
+        EX_CONFIG,
+    ),
+    "gid 0": (
+        "User=spawn-root-group\n" + TRUE,
+        4,
+        "User= gives gid 0; no command runs as root's group",
+        EX_CONFIG,
+    ),
+    "gid 0 in Group=": (
+        "User=spawn-fine\nGroup=0\n" + TRUE,
+        5,
+        "Group= gives gid 0; no command runs as root's group",
+        EX_CONFIG,
+    ),
+    "gid 0 among the supplementary groups": (
+        "User=spawn-fine\nSupplementaryGroups=users root\n" + TRUE,
+        5,
+        "SupplementaryGroups= gives gid 0; no command runs as root's group",
+        EX_CONFIG,
+    ),
+    "uid -1": (
+        "User=4294967295\n" + TRUE,
+        4,
+        "User= is uid 4294967295, which means -1; name another account",
+        EX_CONFIG,
+    ),
+    "uid -1 as a word": (
+        "User=-1\n" + TRUE,
+        4,
+        "User=-1 is not an account; write user or user:group",
+        EX_CONFIG,
+    ),
+    "Postfix's own account": (
+        "User=postfix\n" + TRUE,
+        4,
+        "User= is uid {postfix.pw_uid}, and RefuseUsers= refuses postfix; name another account"
+        " (and 1 more: spawnctl check)",
+        EX_CONFIG,
+    ),
+    "Postfix's uid by another name": (
+        "User=spawn-alias\n" + TRUE,
+        4,
+        "User= is uid {postfix.pw_uid}, and RefuseUsers= refuses postfix; name another account",
+        EX_CONFIG,
+    ),
+    "Postfix's group": (
+        "User=spawn-postgroup\n" + TRUE,
+        4,
+        "User= gives gid {postfix.pw_gid}, and RefuseUsers= refuses postfix, whose group it is",
+        EX_CONFIG,
+    ),
+    "an account that the administrator refuses": (
+        "User=nobody:users\nRefuseUsers=no-such-account nobody\n" + TRUE,
+        4,
+        "User= is uid 65534, and RefuseUsers= refuses nobody; name another account",
+        EX_CONFIG,
+    ),
+    "a missing user": (
+        "User=no-such-account\n" + TRUE,
+        4,
+        "User=no-such-account is no account of this machine; create it, or name another",
+        EX_NOUSER,
+    ),
+    "a missing group": (
+        "User=spawn-fine\nGroup=no-such-group\n" + TRUE,
+        5,
+        "Group= names no-such-group, which is no group of this machine; create it",
+        EX_CONFIG,
+    ),
+    "a group in two places": (
+        "User=spawn-fine:users\nGroup=users\n" + TRUE,
+        5,
+        "User= names a group already; give it in one place only",
+        EX_CONFIG,
+    ),
+    "no user": (TRUE, None, "[Spawn] has no User=; it is required", EX_CONFIG),
+    "no command": ("User=nobody", None, "[Spawn] has no Argv=; it is required", EX_CONFIG),
+    "an empty user": ("User=\n" + TRUE, 4, "User= is empty, and it is required", EX_CONFIG),
+    "a missing command": (
+        "User=nobody\nArgv=/no/such/command",
+        5,
+        "Argv= /no/such/command: No such file or directory; install it, or write another path",
+        EX_UNAVAILABLE,
+    ),
+    "a command that is not in the path": (
+        "User=nobody\nArgv=no-such-command",
+        5,
+        f"Argv= there is no no-such-command in {PATH_IN_WORDS}; install it, or write its path",
+        EX_UNAVAILABLE,
+    ),
+    "a command that is not executable": (
+        "User=nobody\nArgv=/run/spawn-not-executable",
+        5,
+        "Argv= /run/spawn-not-executable is not executable; chmod +x it",
+        EX_UNAVAILABLE,
+    ),
+    "a folder as the command": (
+        "User=nobody\nArgv=/etc",
+        5,
+        "Argv= /etc is not a regular file",
+        EX_UNAVAILABLE,
+    ),
+    "an unknown key": (
+        f"User=nobody\n{TRUE}\nTimeLimt=5s",
+        6,
+        "unknown key TimeLimt= in [Spawn]; did you mean TimeLimit=?",
+        EX_CONFIG,
+    ),
+    "a key like no other": (
+        f"User=nobody\n{TRUE}\nQqqqqq=5s",
+        6,
+        "unknown key Qqqqqq= in [Spawn]; spawn.conf(5) lists the keys",
+        EX_CONFIG,
+    ),
+    "a bad value": (
+        f"User=nobody\n{TRUE}\nTimeLimit=fast",
+        6,
+        "TimeLimit=fast is not a time span; write for example 90s, 1h 30min or infinity",
+        EX_CONFIG,
+    ),
+    "an unknown section": (
+        f"User=nobody\n{TRUE}\n[Service]\nUser=root",
+        6,
+        "unknown section [Service]; a service file has [Socket] and [Spawn]",
+        EX_CONFIG,
+    ),
+    "three mistakes": (
+        f"User=nobody\n{TRUE}\nUMask=9\nLog=some\nqqqqqq",
+        6,
+        "UMask=9 is not a file mode; write it in octal, from 0 to 0777"
+        " (and 2 more: spawnctl check)",
+        EX_CONFIG,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(service: Callable[..., Installed], case: str) -> None:
+    spawn, line, sentence, status = CASES[case]
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.write(spawn)
+    # write() leaves [Socket], its address and an empty line above [Spawn], whose first key is line
+    # 5 of the file; the cases count from [Spawn] as line 3.
+    where = str(there.file) if line is None else f"{there.file}:{line + 1}"
+    wanted = f"{where}: {sentence.format(postfix=pwd.getpwnam('postfix'))}"
+    with there.connect() as client:
+        port = client.getsockname()[1]
+        assert read_all(client) == b""
+    record = there.record()
+    there.seen -= 1
+    assert record["MESSAGE"] == (
+        f"{there.name}: no command was run: {wanted}, client 127.0.0.1:{port}"
+    )
+    there.seen += 1
+    record = refused(there)
+    assert record["SPAWN_RESULT"] == "config"
+    assert record["CONFIG_FILE"] == str(there.file)
+    assert record.get("CONFIG_LINE") == (None if line is None else str(line + 1))
+    assert exit_status(record) == status
+    checked = there.check()
+    assert (checked.returncode, checked.stdout) == (status, "")
+    assert checked.stderr.splitlines()[0] == wanted.partition(" (and ")[0]
+
+
+def test_check_says_all_that_is_wrong(service: Callable[..., Installed]) -> None:
+    there = service("", start=False)
+    there.write("User=no-such-account\nArgv=/no/such/command")
+    assert there.check().stderr.splitlines() == [
+        f"{there.file}:5: User=no-such-account is no account of this machine; create it, "
+        "or name another",
+        f"{there.file}:6: Argv= /no/such/command: No such file or directory; install it, "
+        "or write another path",
+    ]
+
+
+def test_check_is_content(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\n{TRUE}\n[X-Ours]\nwhatever we like", start=False)
+    checked = there.check()
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, f"{there.file}: ok\n", "")
+    assert f"{there.file}: ok\n" in run("spawnctl", "check", check=False).stdout
+    assert run("spawnctl", "check", str(there.file)).stdout == f"{there.file}: ok\n"
+
+
+def test_check_of_a_service_that_is_not_there() -> None:
+    checked = run("spawnctl", "check", "nowhere", check=False)
+    assert checked.returncode == EX_NOINPUT
+    assert checked.stderr == (
+        "/etc/spawn/nowhere.conf: there is no such service file; create it, see spawn.conf(5)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "sentence"),
+    [
+        (0o664, 0, "others than root can write the service file; chmod go-w it"),
+        (0o646, 0, "others than root can write the service file; chmod go-w it"),
+        (0o644, 65534, "the service file belongs to uid 65534; make root its owner"),
+    ],
+)
+def test_a_file_that_others_can_write(
+    service: Callable[..., Installed], mode: int, owner: int, sentence: str
+) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.file.chmod(mode)
+    os.chown(there.file, owner, 0)
+    record = refused(there)
+    assert f"{there.file}: {sentence}" in record["MESSAGE"]
+    assert exit_status(record) == EX_CONFIG
+    checked = there.check()
+    assert (checked.returncode, checked.stderr) == (EX_CONFIG, f"{there.file}: {sentence}\n")
+
+
+def test_a_folder_that_others_can_write(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.file.parent.chmod(0o777)
+    try:
+        record = refused(there)
+    finally:
+        there.file.parent.chmod(0o755)
+    sentence = "others than root can write the folder of the service file; chmod go-w it"
+    assert f"{there.file}: {sentence}" in record["MESSAGE"]
+
+
+def test_a_file_that_is_gone(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.file.unlink()
+    assert answer(there) == b""
+    place = "{}:{}".format(*there.address)
+    if systemd_version() >= 257:
+        record = there.record()
+        assert f"{there.file}: there is no such service file" in record["MESSAGE"]
+        assert exit_status(record) == EX_NOINPUT
+    else:  # nothing but the file tells the name
+        (record,) = until(lambda: journal(f"SPAWN_LOCAL_PORT={there.address[1]}"))
+        assert f"no service file has ListenStream={place}" in record["MESSAGE"]
+        assert exit_status(record) == EX_CONFIG
+    assert there.state() == "active"
+
+
+@pytest.mark.parametrize(
+    ("octets", "line", "what"),
+    [
+        (b"\0", 8, "has a NUL byte; a service file is plain text"),
+        (b"\r\n", 8, "has a carriage return; save the file with Unix line ends"),
+        (b"\xff", 8, "is not UTF-8; save the file in that encoding"),
+    ],
+)
+def test_a_file_that_is_no_text(
+    service: Callable[..., Installed], octets: bytes, line: int, what: str
+) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.file.write_bytes(there.file.read_bytes() + b"\n# " + octets)
+    wanted = f"{there.file}:{line}: the line {what}"
+    assert f"no command was run: {wanted}, client" in refused(there)["MESSAGE"]
+    assert there.check().stderr == wanted + "\n"
+
+
+def test_a_file_that_is_too_long(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    there.file.write_text(there.file.read_text() + "#\n" * 600_000)
+    wanted = f"{there.file}: the service file is longer than 1 MiB; shorten it"
+    assert wanted in refused(there)["MESSAGE"]
+    assert there.check().stderr == wanted + "\n"
+
+
+def test_a_file_that_is_none(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\n{TRUE}", start=False)
+    there.file.unlink()
+    os.mkfifo(there.file, 0o644)
+    assert there.check().stderr == (
+        f"{there.file}: this is not a regular file; replace it by one\n"
+    )
+
+
+def test_names_that_make_no_service() -> None:
+    for name, sentence in (
+        ("/etc/passwd", "the name does not end with .conf; rename the file"),
+        ("/tmp/a b.conf", "a service is named with letters, digits, - _ and .; rename the file"),
+        ("/tmp/.conf", "a service is named with letters, digits, - _ and .; rename the file"),
+    ):
+        assert run("spawnctl", "check", name, check=False).stderr == f"{name}: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "Accept=no",
+            "Accept= is set by spawnhelper: each connection has a process of its own; "
+            "remove the line",
+        ),
+        (
+            "Service=other.service",
+            "Service= is set by spawnhelper: spawn@.service serves every connection; "
+            "remove the line",
+        ),
+        (
+            "FileDescriptorName=mine",
+            "FileDescriptorName= is set by spawnhelper: it carries the name of the service; "
+            "remove the line",
+        ),
+        ("ListenDatagram=5", "ListenDatagram= is no stream of bytes; write ListenStream="),
+        (
+            "ListenStream=localhost:http",
+            "ListenStream=localhost:http is no address; write 127.0.0.1:PORT, [::1]:PORT, "
+            "PORT or /PATH",
+        ),
+        (
+            "ListenStream=vsock:2:1234",
+            "ListenStream=vsock:2:1234 is no address; write 127.0.0.1:PORT, [::1]:PORT, "
+            "PORT or /PATH",
+        ),
+        (
+            "ListenStream=127.0.0.1:70000",
+            "ListenStream=127.0.0.1:70000 has no port from 1 to 65535",
+        ),
+        (
+            "ListenStream=/run/%q",
+            "ListenStream=/run/%q has the specifier %q; only %i %I %n %N %p %t are known here",
+        ),
+    ],
+)
+def test_a_bad_socket_section_does_not_listen_and_says_why(
+    service: Callable[..., Installed], line: str, sentence: str
+) -> None:
+    there = service(f"User=nobody\n{TRUE}", socket_section=line, start=False)
+    wanted = f"{there.file}:3: {sentence}"
+    assert there.check().stderr.splitlines() == [wanted]
+    run("systemctl", "daemon-reload")
+    assert run("systemctl", "start", there.socket_unit, check=False).returncode != 0
+    said = [entry["MESSAGE"] for entry in journal(f"_SYSTEMD_UNIT={there.socket_unit}")]
+    assert wanted in said
+    assert there.state() == "failed"
+
+
+def test_no_address_at_all(service: Callable[..., Installed]) -> None:
+    there = service("", start=False)
+    there.file.write_text(
+        f"[Socket]\nListenStream=5\nListenStream=\n[Spawn]\nUser=nobody\n{TRUE}\n"
+    )
+    assert there.check().stderr == (
+        f"{there.file}: [Socket] has no ListenStream=; write where to listen, as in "
+        "127.0.0.1:10031\n"
+    )
+
+
+def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
+    first = service("User=nobody\nArgv=/bin/echo first")
+    second = service("User=nobody\nArgv=/bin/echo second", address=first.address, start=False)
+    place = "{}:{}".format(*first.address)
+
+    def claim(one: Installed, other: Installed) -> str:
+        return (
+            f"{one.file}:2: ListenStream={place} is where {other.name} listens ({other.file}:2); "
+            "give each service an address of its own"
+        )
+
+    for one, other in ((first, second), (second, first)):
+        checked = one.check()
+        assert (checked.returncode, checked.stderr) == (EX_CONFIG, claim(one, other) + "\n")
+    # The second cannot start, and its record says why; it is not tried again and again.
+    run("systemctl", "daemon-reload")
+    assert run("systemctl", "start", second.socket_unit, check=False).returncode != 0
+    (record,) = until(lambda: journal(f"SPAWN_SERVICE={second.name}"))
+    assert record["MESSAGE"] == f"{second.name}: no command was run: {claim(second, first)}"
+    assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("config", "3")
+    rearm = f"spawn-rearm@{second.name}.service"
+    assert until(
+        lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n"
+    )
+    assert run("systemctl", "show", "-P", "ExecMainStatus", rearm).stdout == f"{EX_CONFIG}\n"
+    # The first goes on to listen. Where the descriptor has a name it serves; before systemd 257
+    # nobody can tell whose connection it is, and nothing runs.
+    assert first.state() == "active"
+    if systemd_version() >= 257:
+        assert first.talk() == b"first\n"
+        return
+    assert answer(first) == b""
+    (record,) = until(lambda: journal(f"SPAWN_LOCAL_PORT={first.address[1]}"))
+    assert claim(second, first) in record["MESSAGE"]
+    assert exit_status(record) == EX_CONFIG
+    assert first.state() == "active"
+
+
+def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Installed]) -> None:
+    """What only the kernel can tell, under the user's own identity, and after the fork."""
+    closed = Path("/run/spawn-closed")
+    closed.mkdir(exist_ok=True)
+    (closed / "tool").write_text("#!/bin/sh\n")
+    (closed / "tool").chmod(0o755)
+    closed.chmod(0o700)
+    garbage = Path("/run/spawn-garbage")
+    garbage.write_bytes(b"\x7fELF garbage")
+    garbage.chmod(0o755)
+    for spawn, sentence in (
+        (f"Argv={closed}/tool", f"running {closed}/tool: Permission denied"),
+        (f"Argv={garbage}", f"running {garbage}: Exec format error"),
+        (
+            f"Argv=/bin/true {'x' * 200_000}",
+            "running /bin/true: Argument list too long",
+        ),
+        (
+            f"{TRUE}\nWorkingDirectory=/nowhere",
+            "entering the folder of WorkingDirectory=: No such file or directory",
+        ),
+        (
+            f"{TRUE}\nWorkingDirectory={closed}",
+            "entering the folder of WorkingDirectory=: Permission denied",
+        ),
+    ):
+        there = service(f"User=nobody\n{spawn}")
+        record = refused(there)
+        assert f": no command was run: {sentence}, client" in record["MESSAGE"]
+        assert record["SPAWN_RESULT"] == "exec-failed"
+        assert exit_status(record) == EX_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("none", "0 descriptors were handed over"),
+        ("listening", "descriptor 3 is a listening socket"),
+        ("datagram", "descriptor 3 is no stream socket"),
+        ("file", "descriptor 3 is no socket: Socket operation on non-socket"),
+    ],
+)
+def test_the_helper_wants_one_connected_stream(kind: str, what: str) -> None:
+    """Started by hand, with something else than systemd would hand over."""
+    helper = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
+    given: dict[str, Any] = {
+        "listening": lambda: socket.create_server(("127.0.0.1", 0)),
+        "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "file": lambda: Path("/etc/passwd").open(),
+        "none": lambda: Path("/dev/null").open(),
+    }
+    with given[kind]() as handed:
+        script = 'export LISTEN_PID=$$; exec /usr/bin/python3 -I -S -X utf8 "$0" by-hand 3<&$FD'
+        environment = {"FD": str(handed.fileno())}
+        if kind != "none":
+            environment["LISTEN_FDS"] = "1"
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", script, helper], env=environment, pass_fds=[handed.fileno()]
+        )
+        assert process.wait(PATIENCE) == os.EX_USAGE
+    (record,) = until(lambda: journal("SPAWN_UNIT=by-hand", f"_PID={process.pid}"))
+    assert record["SPAWN_RESULT"] == "resources"
+    assert record["MESSAGE"] == (
+        f"spawnhelper: no command was run: {what}; spawnhelper is started by a socket unit with "
+        "Accept=yes, for one connection"
+    )

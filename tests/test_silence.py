@@ -1,0 +1,128 @@
+"""Nothing that the helper itself prints can reach the client, whatever breaks."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Installed, in_machine, journal, run, until
+
+pytestmark = in_machine
+
+PACKAGES = Path("/usr/lib/python3/dist-packages")
+ANSWER = "User=nobody\nArgv=/bin/echo answer"
+
+
+@contextmanager
+def gone(path: Path) -> Iterator[None]:
+    """Takes a file away for a while."""
+    aside = path.with_name(path.name + ".aside")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(path)
+
+
+@contextmanager
+def broken(path: Path) -> Iterator[None]:
+    """Makes a module of ours raise an error when it is imported."""
+    text = path.read_text()
+    path.write_text("raise RuntimeError('broken for a test')\n")
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+def library(pattern: str) -> Path:
+    (path,) = PACKAGES.glob(pattern)
+    return path
+
+
+def test_missing_library_before_the_fork(service: Callable[..., Installed]) -> None:
+    there = service(ANSWER)
+    with gone(library("_prctl*.so")):
+        assert there.talk() == b""
+        record = there.record()
+    assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("resources", "3")
+    assert (
+        ": no command was run: the library _prctl is missing; install python3-prctl, client"
+        in (record["MESSAGE"])
+    )
+    assert there.talk() == b"answer\n"
+
+
+def test_missing_library_for_the_journal(service: Callable[..., Installed]) -> None:
+    """The command runs, and its record is at least text."""
+    there = service(ANSWER)
+    with gone(library("systemd/_journal*.so")):
+        assert there.talk() == b"answer\n"
+        line = f"{there.name}: /bin/echo as nobody: exit status 0 after"
+        assert until(lambda: line in run("journalctl", "-q", "-o", "cat", "-t", "spawn").stdout)
+    fields = run("journalctl", "-q", "-o", "cat", "-t", "spawn", "-p", "err").stdout
+    assert f"    SPAWN_SERVICE={there.name}\n" in fields
+
+
+@pytest.mark.parametrize("module", ["identity", "supervise", "record"])
+def test_traceback(service: Callable[..., Installed], module: str) -> None:
+    there = service(ANSWER)
+    cursor = run("journalctl", "-q", "-n0", "--show-cursor").stdout.strip().partition(": ")[2]
+    with broken(PACKAGES / f"spawnhelper/{module}.py"):
+        assert there.talk() in (b"", b"answer\n")
+
+    def lines() -> list[str]:
+        return [entry["MESSAGE"] for entry in journal(f"--after-cursor={cursor}", "-t", "spawn")]
+
+    assert until(lambda: "RuntimeError: broken for a test" in lines()), lines()
+    assert there.state() == "active"
+    assert there.talk() == b"answer\n"
+
+
+def test_fault_in_the_helper_is_recorded(service: Callable[..., Installed]) -> None:
+    there = service(ANSWER)
+    with broken(PACKAGES / "spawnhelper/traffic.py"):
+        assert there.talk() in (b"", b"answer\n")
+        record = there.record()
+    assert record["SPAWN_RESULT"] == "resources"
+    assert ": the helper failed: RuntimeError: broken for a test, client" in record["MESSAGE"]
+
+
+def test_full_disk(service: Callable[..., Installed]) -> None:
+    """A journal that can take no more costs entries, never an answer or a word to the client."""
+    folder = Path("/run/log/journal")
+    run("mount", "-t", "tmpfs", "-o", "size=4M", "none", str(folder))
+    try:
+        run("systemctl", "restart", "systemd-journald")
+        subprocess.run(
+            ["dd", "if=/dev/zero", f"of={folder}/full", "bs=64k"], check=False, capture_output=True
+        )
+        there = service(ANSWER)
+        for _ in range(5):
+            assert there.talk() == b"answer\n"
+        there.write("User=nobody\nArgv=/no/such/command")
+        assert there.talk() == b""
+        assert there.state() == "active"
+    finally:
+        run("umount", "--lazy", str(folder))
+        run("systemctl", "restart", "systemd-journald")
+    there.write(ANSWER)
+    assert there.talk() == b"answer\n"
+
+
+def test_journald_is_stopped(service: Callable[..., Installed]) -> None:
+    there = service(ANSWER)
+    units = (
+        "systemd-journald.service",
+        "systemd-journald.socket",
+        "systemd-journald-dev-log.socket",
+    )
+    run("systemctl", "stop", *units)
+    try:
+        assert there.talk() == b"answer\n"
+    finally:
+        run("systemctl", "start", *units)
+    assert there.talk() == b"answer\n"

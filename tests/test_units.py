@@ -1,0 +1,216 @@
+"""The units and the generator: what systemctl, the journal and a restart show of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import (
+    Installed,
+    connect,
+    connection_units,
+    free_port,
+    in_machine,
+    journal,
+    read_all,
+    run,
+    systemd_version,
+    until,
+)
+
+pytestmark = in_machine
+
+ECHO = "User=nobody\nArgv=/bin/cat"
+
+
+def lines_of(unit: str) -> list[str]:
+    """What the unit's own processes printed."""
+    return [entry["MESSAGE"] for entry in journal(f"_SYSTEMD_UNIT={unit}")]
+
+
+def test_enable_now_and_disable(service: Callable[..., Installed]) -> None:
+    there = service(ECHO, start=False)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", there.socket_unit)
+    wants = Path("/etc/systemd/system/sockets.target.wants") / there.socket_unit
+    assert wants.is_symlink()
+    assert there.talk(b"here") == b"here"
+    run("systemctl", "disable", "--now", there.socket_unit)
+    assert not wants.is_symlink()
+    assert there.state() == "inactive"
+
+
+def test_a_service_without_a_file_does_not_start_and_says_so() -> None:
+    unit = "spawn@missing.socket"
+    run("systemctl", "daemon-reload")
+    assert run("systemctl", "start", unit, check=False).returncode != 0
+    sentence = (
+        "/etc/spawn/missing.conf: there is no such service file; create it, see spawn.conf(5)"
+    )
+    assert sentence in lines_of(unit)
+    assert sentence in run("systemctl", "status", unit, check=False).stdout
+    rearm = "spawn-rearm@missing.service"
+    assert until(
+        lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n"
+    ), "nobody tries again what cannot work"
+    run("systemctl", "reset-failed")
+
+
+def test_a_file_that_systemd_has_not_seen(service: Callable[..., Installed]) -> None:
+    there = service(ECHO, start=False)
+    assert run("systemctl", "start", there.socket_unit, check=False).returncode != 0
+    assert lines_of(there.socket_unit) == [
+        f"{there.file}: systemd has not seen this service file yet; run systemctl daemon-reload"
+    ]
+
+
+def test_the_socket_section_is_passed_through(service: Callable[..., Installed]) -> None:
+    there = service(
+        ECHO,
+        address="/run/spawn-passed.sock",
+        socket_section="SocketMode=0600\nMaxConnections=\\\n# a comment in between\n  7\nX=1",
+    )
+    assert Path("/run/spawn-passed.sock").stat().st_mode & 0o777 == 0o600
+    shown = run("systemctl", "show", "-P", "MaxConnections", there.socket_unit).stdout
+    assert shown == "7\n"
+    source = run("systemctl", "show", "-P", "SourcePath", there.socket_unit).stdout
+    assert source == f"{there.file}\n"
+    assert there.talk(b"here") == b"here"
+    run("systemctl", "stop", there.socket_unit)
+    assert not Path("/run/spawn-passed.sock").exists(), "RemoveOnStop="
+
+
+def test_a_broken_file_does_not_keep_the_others_out(service: Callable[..., Installed]) -> None:
+    bad = service(ECHO, socket_section="Accept=no", start=False)
+    good = service(ECHO)
+    assert good.talk(b"here") == b"here"
+    assert run("systemctl", "start", bad.socket_unit, check=False).returncode != 0
+    folder = Path("/run/systemd/generator")
+    assert not (folder / f"{bad.socket_unit}.d").exists()
+    assert (folder / f"{good.socket_unit}.d/50-spawn.conf").read_text() == (
+        f"# Made by spawn-generator(8) from {good.file}\n"
+        f"[Unit]\nSourcePath={good.file}\n\n"
+        "[Socket]\nListenStream=\nExecStartPre=\n"
+        "ListenStream={}:{}\n".format(*good.address)
+    )
+
+
+def test_the_generator_complains_to_the_kernel_log(service: Callable[..., Installed]) -> None:
+    """A container's kernel log is a dead end; a pipe stands for it here."""
+    bad = service(ECHO, socket_section="Accept=no", start=False)
+    log = Path("/run/spawn-kmsg")
+    log.unlink(missing_ok=True)
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    run("mount", "--bind", str(log), "/dev/kmsg")
+    try:
+        run("systemctl", "daemon-reload")
+    finally:
+        run("umount", "/dev/kmsg")
+    said = os.read(reader, 65536).decode()
+    os.close(reader)
+    assert (
+        f"<3>spawn-generator: {bad.file}:3: Accept= is set by spawnhelper: each connection has a "
+        f"process of its own; remove the line; {bad.socket_unit} will not listen\n" in said
+    )
+
+
+def test_the_generator_by_hand_says_how_it_is_called() -> None:
+    done = run("/usr/lib/systemd/system-generators/spawn-generator", check=False)
+    assert done.returncode == os.EX_USAGE
+    assert done.stderr == (
+        "usage: spawn-generator NORMAL-DIR EARLY-DIR LATE-DIR\n"
+        "       spawn-generator --explain NAME\n"
+    )
+
+
+def test_a_listener_that_failed_comes_back(service: Callable[..., Installed]) -> None:
+    """Before systemd 258 one client process with connections to two AF_UNIX services, both with
+    the same number, makes the second fail; later nothing fails, and both answer."""
+    services = [service(ECHO, address=f"/run/spawn-twin-{number}.sock") for number in (1, 2)]
+    assert isinstance(services[1].address, str)
+    with services[0].connect() as first:
+        first.sendall(b"here")
+        assert first.recv(4) == b"here"
+        with services[1].connect() as second:
+            second.shutdown(socket.SHUT_WR)
+            read_all(second)
+        if systemd_version() < 258:
+            (record,) = until(lambda: journal(f"SPAWN_SERVICE={services[1].name}"))
+            assert record["MESSAGE"] == (
+                f"{services[1].name}: {services[1].socket_unit} had failed and listens again; "
+                "connections meanwhile were refused"
+            )
+        assert until(lambda: services[1].state() == "active")
+        assert services[1].talk(b"again") == b"again"
+
+
+def test_a_listener_comes_back_when_its_address_is_free(
+    service: Callable[..., Installed], tmp_path: Path
+) -> None:
+    del tmp_path
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        there = service(ECHO, address=("127.0.0.1", port), start=False)
+        run("systemctl", "daemon-reload")
+        assert run("systemctl", "start", there.socket_unit, check=False).returncode != 0
+        rearm = f"spawn-rearm@{there.name}.service"
+        assert until(
+            lambda: run("systemctl", "show", "-P", "SubState", rearm).stdout == "auto-restart\n"
+        )
+    assert until(lambda: there.state() == "active", 15), "after RestartSec="
+    assert there.talk(b"here") == b"here"
+
+
+def test_stopping_the_socket_ends_the_attempts(service: Callable[..., Installed]) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        there = service(ECHO, address=("127.0.0.1", port), start=False)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "start", there.socket_unit, check=False)
+        rearm = f"spawn-rearm@{there.name}.service"
+        state = ("systemctl", "show", "-P", "SubState", rearm)
+        assert until(lambda: run(*state).stdout == "auto-restart\n")
+        run("systemctl", "stop", there.socket_unit)
+        assert until(lambda: run(*state).stdout == "dead\n"), run(*state).stdout
+
+
+def test_a_burst_is_answered_and_does_not_end_the_listener(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nArgv=/bin/echo here", socket_section="MaxConnections=500")
+    clients = [connect(there.address) for _ in range(300)]
+    answers = [read_all(client) for client in clients]
+    for client in clients:
+        client.close()
+    assert answers == [b"here\n"] * 300
+    assert there.state() == "active"
+    assert len(there.records(300)) == 300
+
+
+def test_reload_while_connections_are_on(service: Callable[..., Installed]) -> None:
+    there = service(ECHO)
+    with there.connect() as client:
+        client.sendall(b"one")
+        assert client.recv(3) == b"one"
+        run("systemctl", "daemon-reload")
+        run("systemctl", "daemon-reexec")
+        client.sendall(b"two")
+        assert client.recv(3) == b"two"
+        assert there.talk(b"three") == b"three"
+        assert len(connection_units()) == 1
+
+
+def test_no_connection_leaves_a_unit(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/sh -c 'read n; exit $n'")
+    for status in (b"0", b"7"):
+        there.talk(status + b"\n")
+    there.write("User=root\nArgv=/bin/true")
+    there.talk()
+    time.sleep(0.1)
+    assert until(lambda: not connection_units())
+    failed = run("systemctl", "list-units", "--failed", "--no-legend", "spawn@*.service").stdout
+    assert failed == ""
