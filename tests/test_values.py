@@ -1,4 +1,4 @@
-"""The parsers of values: good ones, edges, and the exact sentence for bad ones. Needs no machine."""
+"""The parsers of values: good ones, edges, the exact sentence for bad ones. Needs no machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spawnhelper import values
 from spawnhelper.settings import KEYS
 
@@ -83,7 +84,7 @@ def test_words_are_those_of_a_shell_where_nothing_is_escaped(text: str) -> None:
         assert values.words(text) == wanted
 
 
-GOOD = {
+GOOD: dict[str, list[tuple[str, object]]] = {
     "User": [("www", ("www", None)), ("www:mail", ("www", "mail")), ("7", ("7", None))],
     "Group": [("mail", "mail"), ("8", "8")],
     "SupplementaryGroups": [("a b", ["a", "b"])],
@@ -104,10 +105,11 @@ NO_PATH = "is not an absolute path; write one, or ~ for the user's home"
 NO_MODE = "is not a file mode; write it in octal, from 0 to 0777"
 NO_USER = "is not an account; write user or user:group"
 NO_LIST = "is not a list of names; separate them with spaces"
-BAD = {
+BAD: dict[str, list[tuple[str, str]]] = {
     "User": [(":", NO_USER), ("a b", NO_USER), ("www:", NO_USER), ("-x", NO_USER)],
-    "Group": [("a b", "is not a group; write the name of one group")] * 1
-    + [(text, "is not a group; write the name of one group") for text in ("a:b", "-1")],
+    "Group": [
+        (text, "is not a group; write the name of one group") for text in ("a b", "a:b", "-1")
+    ],
     "SupplementaryGroups": [("a,b", NO_LIST), ("a ''", NO_LIST), ("+a", NO_LIST)],
     "RefuseUsers": [("a,b", NO_LIST), ("a:b", NO_LIST), ("-1", NO_LIST)],
     "Argv": [

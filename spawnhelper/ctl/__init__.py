@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from spawnhelper import __version__
 from spawnhelper.ctl import check, run
@@ -29,7 +28,3 @@ def main() -> int:
     options = parser().parse_args()
     status: int = VERBS[options.verb].run(options)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         *(f"--listen={address}" for address in addresses),
         *(f"--setenv={name}" for name in passed if name in os.environ),
         sys.executable,
-        *("-I", "-S", "-X", "utf8"),
+        *("-I", "-X", "utf8"),  # no -S: in a tree or a virtual environment site finds libraries
         os.path.join(os.path.dirname(spawnhelper.__file__), "__main__.py"),
         "--file",
         file,

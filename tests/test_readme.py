@@ -1,0 +1,36 @@
+"""The README says what is so. Needs no machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spawnhelper.settings import SETTINGS
+from spawnhelper.values import CONNECTION_VARIABLES
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
+
+
+def table() -> str:
+    """The table of keys, from the settings."""
+    rows = []
+    for setting in SETTINGS:
+        default = "required" if setting.required else setting.shown or "none"
+        rows.append(f"| `{setting.key}=` | {setting.meaning} | {default} |\n")
+    return "".join(rows)
+
+
+def test_the_table_is_that_of_the_settings() -> None:
+    """To renew it: python3 tests/test_readme.py"""
+    text = README.read_text()
+    assert text.partition(BEGIN)[2].partition(END)[0] == table()
+
+
+def test_every_variable_is_named() -> None:
+    text = README.read_text()
+    assert [name for name in CONNECTION_VARIABLES if f"`{name}`" not in text] == []
+
+
+if __name__ == "__main__":
+    head, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(head + BEGIN + table() + END + rest.partition(END)[2])
