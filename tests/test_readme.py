@@ -13,7 +13,7 @@ BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
 
 def table() -> str:
     """The table of keys, from the settings."""
-    rows = []
+    rows = ["| key | meaning | default |\n|---|---|---|\n"]
     for setting in SETTINGS:
         default = "required" if setting.required else setting.shown or "none"
         rows.append(f"| `{setting.key}=` | {setting.meaning} | {default} |\n")

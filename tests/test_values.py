@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -84,7 +85,7 @@ def test_words_are_those_of_a_shell_where_nothing_is_escaped(text: str) -> None:
         assert values.words(text) == wanted
 
 
-GOOD: dict[str, list[tuple[str, object]]] = {
+GOOD: dict[str, Sequence[tuple[str, object]]] = {
     "User": [("www", ("www", None)), ("www:mail", ("www", "mail")), ("7", ("7", None))],
     "Group": [("mail", "mail"), ("8", "8")],
     "SupplementaryGroups": [("a b", ["a", "b"])],
