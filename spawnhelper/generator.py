@@ -65,10 +65,12 @@ def explain(file: str) -> str:
 def say(sentence: str) -> None:
     """To the kernel's log: a generator runs when the journal may not."""
     try:
-        with open(KMSG, "w", encoding="utf-8") as log:
-            log.write(f"<{ERR}>spawn-generator: {sentence}\n")
+        log = os.open(KMSG, os.O_WRONLY | os.O_NOCTTY)  # and never made where there is none
     except OSError:
         print(sentence, file=sys.stderr)
+        return
+    with open(log, "w", encoding="utf-8") as out:
+        out.write(f"<{ERR}>spawn-generator: {sentence}\n")
 
 
 if __name__ == "__main__":
