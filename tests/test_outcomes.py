@@ -262,7 +262,12 @@ def test_a_healthy_connection_costs_the_journal_one_entry(
     there.talk()
     there.record()
     assert until(lambda: not connection_units())
-    entries = journal(f"--after-cursor={cursor}")
+    # systemd 262 misses a controller in a container, and says so for each unit.
+    entries = [
+        entry
+        for entry in journal(f"--after-cursor={cursor}")
+        if "Failed to read pids.max" not in entry["MESSAGE"]
+    ]
     assert [entry["MESSAGE_ID"] for entry in entries] == ["fcaaa835aa6a4e84a066789e1b15fc45"]
 
 
