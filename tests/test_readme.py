@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from spawnhelper.settings import SETTINGS
@@ -29,6 +31,18 @@ def test_the_table_is_that_of_the_settings() -> None:
 def test_every_variable_is_named() -> None:
     text = README.read_text()
     assert [name for name in CONNECTION_VARIABLES if f"`{name}`" not in text] == []
+
+
+def test_the_manual_page_has_every_key() -> None:
+    man = README.parent / "man"
+    page = subprocess.run(
+        [sys.executable, "-B", str(man / "render"), str(man / "spawn.conf.5.in")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "@SETTINGS@" not in page
+    assert [each.key for each in SETTINGS if f"\n.I {each.key}=\n" not in page] == []
 
 
 if __name__ == "__main__":
