@@ -188,6 +188,31 @@ def test_the_work_of_children_is_accounted_for(service: Callable[..., Installed]
     assert int(record["SPAWN_CPU_USEC"]) <= int(record["SPAWN_DURATION_USEC"]) * 2
 
 
+def test_the_work_of_orphans_is_accounted_for(service: Callable[..., Installed]) -> None:
+    script = SCRATCH / "orphan.sh"
+    mark = SCRATCH / "orphan-done"
+    mark.unlink(missing_ok=True)
+    script.write_text(f"i=0; while [ $i -lt 500000 ]; do i=$((i+1)); done; echo >{mark}")
+    wait = f"while [ ! -e {mark} ]; do sleep 0.1; done"
+    there = service(f"User=nobody\nArgv=/bin/sh -c '(setsid sh {script} &); {wait}; sleep 0.1'")
+    there.talk()
+    assert int(there.record()["SPAWN_CPU_USEC"]) > 80_000
+
+
+def test_the_client_does_not_wait_for_the_unit(
+    service: Callable[..., Installed], unit_change: Callable[[str], None]
+) -> None:
+    """systemd has a copy of the descriptor for as long as the unit lasts."""
+    unit_change("[Service]\nExecStopPost=/bin/sleep 2")
+    there = service("User=nobody\nArgv=/bin/echo answer")
+    begun = time.monotonic()
+    assert there.talk() == b"answer\n"
+    there.write("User=root\nArgv=/bin/true")
+    assert there.talk() == b""
+    assert time.monotonic() - begun < 1
+    assert len(connection_units()) == 2
+
+
 def test_bytes_are_counted_both_ways(service: Callable[..., Installed]) -> None:
     there = service("User=nobody\nArgv=/bin/cat")
     data = b"x" * 300_000

@@ -179,6 +179,18 @@ def test_listen_elsewhere(folder: Path) -> None:
 
 
 @in_machine
+def test_nobody_is_left_behind_without_a_control_group(folder: Path) -> None:
+    mark = folder / "pid"
+    mark.touch()
+    mark.chmod(0o666)
+    spawn = f"User=nobody\nArgv=/bin/sh -c '(setsid sleep 60 & echo $! >{mark}); exit 3'"
+    with serving(folder, spawn) as (there, port):
+        assert talk(port) == b""
+        assert until(lambda: "exit status 3" in there.said())
+        assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+@in_machine
 def test_interrupting_it_stops_the_commands(folder: Path) -> None:
     """^C goes to all of the foreground's process group; a command is in a session of its own."""
     spawn = "User=nobody\nStandardError=null\nArgv=/bin/sh -c 'echo $$; exec sleep 60'"
