@@ -6,11 +6,12 @@ What keeps it from starting is told to the parent, never to the client.
 from __future__ import annotations
 
 import _stat as stat
+import errno
 import time
 from posix import environ
 
 from spawnhelper.identity import drop
-from spawnhelper.outcome import RESOURCES, Refusal, misconfigured
+from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +32,19 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 EXPORTED = ("TZ", "LANG")  # what Postfix exports by default, but for its own MAIL_CONFIG
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
-NOTICE = 5  # LOG_NOTICE: what spawn@.service lets through to the journal
+# What execve(2) means by an error, once there is a file with that name.
+NOT_RUN = {
+    errno.EACCES: "{user} may not run it; let others read and execute it and its folders",
+    errno.ENOENT: "its #! line names a program that is missing",
+    errno.ENOEXEC: "this is no program, and does not begin with #!",
+    errno.E2BIG: "Argv= and the environment are longer than the kernel allows",
+}
 
 
 class Process:
     """The forked child. started: CLOCK_MONOTONIC in nanoseconds. failure: a pipe that ends without
-    a byte once the command runs, and says what went wrong where it cannot."""
+    a byte once the command runs, and otherwise has `KEY=WHAT: WHY`, KEY being that of the setting
+    to blame, if any."""
 
     __slots__ = ("failure", "pid", "started")
 
@@ -119,36 +127,40 @@ def _become(
 ) -> NoReturn:
     """The child's steps, in order. The streams come last: before them nothing that this process
     might print can reach the client, and behind them it does nothing but execve(2)."""
-    step = "starting a session"
+    key, what = "", "starting a session"
     try:
         import _prctl
 
         os.setsid()
-        step = "resetting signals"
+        what = "resetting signals"
         for number in signal.valid_signals():
             if signal.getsignal(number) != signal.SIG_DFL:
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(service.umask)
-        step = f"becoming {identity.user}"
+        key, what = "User", identity.user
         drop(identity)
         if service.no_new_privileges:
-            step = "giving up new privileges"
+            key, what = "NoNewPrivileges", "yes"
             _prctl.prctl(_prctl.PR_SET_NO_NEW_PRIVS, 1)
-        step = "entering the folder of WorkingDirectory="
+        key, what = "WorkingDirectory", service.working_directory.path or identity.home
         _enter(service.working_directory, identity.home)
-        step = "opening the standard error of StandardError="
+        key, what = "StandardError", service.standard_error
         errors = _standard_error(service.standard_error, client)
-        step = f"running {program}"
+        key, what = "Argv", program
         for target, source in ((0, client), (1, client), (2, errors)):
             os.dup2(source, target)
         os.execve(program, service.argv, variables)
     except OSError as error:
         reason = error.strerror
+        if key == "Argv":
+            reason = NOT_RUN.get(error.errno or 0, "{error}").format(
+                error=reason, user=identity.user
+            )
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
     try:
-        os.write(told, f"{step}: {reason}".encode(errors="replace"))
+        os.write(told, f"{key}={what}: {reason}".encode(errors="replace"))
     finally:
         os._exit(os.EX_OSERR)
 
@@ -167,7 +179,8 @@ def _standard_error(where: str, client: int) -> int:
         return client
     if where == "null":
         return os.open("/dev/null", os.O_RDWR)
-    # Connected by the command's own process, under its own user, as journald will note.
+    # Connected by the command's own process, under its own user, as journald will note; notice is
+    # what LogLevelMax= of spawn@.service lets through.
     from systemd import _journal
 
     descriptor: int = _journal.stream_fd("spawn", NOTICE, True)

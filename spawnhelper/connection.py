@@ -8,6 +8,7 @@ holds this to account.
 
 from __future__ import annotations
 
+import sys
 from posix import environ
 
 from spawnhelper import command, identity, inherited, service
@@ -16,10 +17,8 @@ from spawnhelper.outcome import RESOURCES, Refusal
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    import sys
 else:
     import posix as os
-    import sys
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +34,11 @@ def main(arguments: list[str]) -> int:
     try:
         command.hold_signals()
         connection = inherited.take(environ, unit)
-        name = name or connection.service or service_at(connection)
+        name = name or connection.service
+        if not name:  # before systemd 257 nothing but the local address tells
+            from spawnhelper import listeners
+
+            name = listeners.service_of(connection)
         settings = service.load(file or service.file_of(name))
         who = identity.resolve(settings)
         identity.check_reach(settings, who)
@@ -44,8 +47,8 @@ def main(arguments: list[str]) -> int:
         from spawnhelper import record, traffic
         from spawnhelper.supervise import Supervision
 
-        supervision = Supervision(process)
-        supervision.until_end(settings)
+        supervision = Supervision(process, settings)
+        supervision.until_end()
         counted = traffic.count(connection)
         connection.end()
         supervision.sweep()
@@ -60,14 +63,6 @@ def main(arguments: list[str]) -> int:
         sentence = f"{type(error).__name__}: {error}"
         fault = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
         return refuse(unit, connection, name, fault, foreground=file is not None)
-
-
-def service_at(connection: inherited.Connection) -> str:
-    """The name of the service that listens at the connection's local address; before systemd 257
-    nothing else tells."""
-    from spawnhelper import listeners
-
-    return listeners.service_of(connection)
 
 
 def refuse(

@@ -6,13 +6,12 @@ import os
 import sys
 
 from spawnhelper import listeners, service
-from spawnhelper.outcome import Problem, Refusal
+from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
 DROP_IN = "50-spawn.conf"
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.
 RESET = "ListenStream=\nExecStartPre=\n"
 KMSG = "/dev/kmsg"
-ERR = 3
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +32,7 @@ def main(arguments: list[str]) -> int:
         try:
             text = drop_in(file)
         except Refusal as refusal:
-            say(f"{refusal}; spawn@{name}.socket will not listen")
+            say(f"{refusal}; spawn@{shown(name)}.socket will not listen")
             continue
         folder = os.path.join(arguments[0], f"spawn@{name}.socket.d")
         os.makedirs(folder, exist_ok=True)
@@ -44,12 +43,9 @@ def main(arguments: list[str]) -> int:
 
 def drop_in(file: str) -> str:
     """What systemd is told about the service's socket; a Refusal where the file is not good."""
-    socket_lines = [line for each in service.load_socket(file) for line in each.source]
-    _, problems = listeners.of_file(file)
-    if problems:
-        raise Refusal("config", os.EX_CONFIG, problems=tuple(problems))
+    lines = [line for assignment in listeners.checked_section(file) for line in assignment.source]
     head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[Socket]\n"
-    return head + RESET + "\n".join(socket_lines) + "\n"
+    return head + RESET + "\n".join(lines) + "\n"
 
 
 def explain(file: str) -> str:
@@ -69,9 +65,5 @@ def say(sentence: str) -> None:
     except OSError:
         print(sentence, file=sys.stderr)
         return
-    with open(log, "w", encoding="utf-8") as out:
+    with open(log, "w", encoding="utf-8", errors="backslashreplace") as out:
         out.write(f"<{ERR}>spawn-generator: {sentence}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -36,58 +36,59 @@ class Identity:
 def resolve(service: Service) -> Identity:
     """The identity of the service's command, or a Refusal with every problem it has."""
     problems: list[Problem] = []
-    account = _account(service.user[0])
-    if service.user[0].isdigit() and int(service.user[0]) in INVALID:
-        sentence = f"User= is uid {service.user[0]}, which means -1; name another account"
+    name, named_group = service.user
+    if name.isdigit() and int(name) in INVALID:
+        sentence = f"User= is uid {name}, which means -1; name another account"
         raise misconfigured(service.problem("User", sentence))
+    account = _account(name)
     if account is None:
-        sentence = (
-            f"User={service.user[0]} is no account of this machine; create it, or name another"
-        )
+        sentence = f"User={name} is no account of this machine; create it, or name another"
         raise misconfigured(service.problem("User", sentence), status=os.EX_NOUSER)
-
-    def gid_of(key: str, group: str) -> int | None:
-        entry = _group(group)
-        if entry is None:
-            sentence = f"{key}= names {group}, which is no group of this machine; create it"
-            problems.append(service.problem(key, sentence))
-        return entry
-
-    gid: int | None = account.pw_gid
-    group_key = "User"
-    if service.user[1] is not None:
-        gid = gid_of("User", service.user[1])
-    elif service.group is not None:
-        group_key = "Group"
-        gid = gid_of("Group", service.group)
-    further = [gid_of("SupplementaryGroups", group) for group in service.supplementary_groups]
+    problems: list[Problem] = []
     refused = [entry for entry in map(_account, service.refuse_users) if entry is not None]
-
     if account.pw_uid == 0:
-        problems.append(service.problem("User", "User= is uid 0; no command runs as root"))
+        sentence = "User= is uid 0; no command runs as root, name another account"
+        problems.append(service.problem("User", sentence))
     elif account.pw_uid in INVALID:
-        problems.append(service.problem("User", f"User= is uid {account.pw_uid}, which means -1"))
+        sentence = f"User= is uid {account.pw_uid}, which means -1; name another account"
+        problems.append(service.problem("User", sentence))
     for entry in refused:
         if account.pw_uid == entry.pw_uid:
             sentence = f"User= is uid {entry.pw_uid}, and RefuseUsers= refuses {entry.pw_name}"
             problems.append(service.problem("User", f"{sentence}; name another account"))
-    for key, number in [(group_key, gid)] + [("SupplementaryGroups", number) for number in further]:
-        if number is None:
-            continue
-        if number == 0:
-            problems.append(
-                service.problem(key, f"{key}= gives gid 0; no command runs as root's group")
-            )
-        elif number in INVALID:
-            problems.append(service.problem(key, f"{key}= gives gid {number}, which means -1"))
-        for entry in refused:
-            if number == entry.pw_gid:
-                sentence = f"{key}= gives gid {number}, and RefuseUsers= refuses {entry.pw_name}"
-                problems.append(service.problem(key, f"{sentence}, whose group it is"))
-    groups = sorted({number for number in [gid, *further] if number is not None})
-    if problems or gid is None:
+
+    wanted: list[tuple[str, int | str]] = [("User", account.pw_gid)]
+    if named_group is not None:
+        wanted = [("User", named_group)]
+    elif service.group is not None:
+        wanted = [("Group", service.group)]
+    wanted += [("SupplementaryGroups", group) for group in service.supplementary_groups]
+    groups: list[int] = []  # the primary one first
+    for key, group in wanted:
+        gid = group if isinstance(group, int) else _group(group)
+        sentence = _refused_group(group, gid, refused)
+        if sentence:
+            problems.append(service.problem(key, f"{key}= {sentence}"))
+        elif gid is not None:
+            groups.append(gid)
+    if problems:
         raise misconfigured(*problems)
-    return Identity(account.pw_name, account.pw_uid, gid, groups, account.pw_dir)
+    return Identity(account.pw_name, account.pw_uid, groups[0], sorted(set(groups)), account.pw_dir)
+
+
+def _refused_group(group: int | str, gid: int | None, refused: list[pwd.struct_passwd]) -> str:
+    """Why no command has this group, as the end of a sentence; "" where it may."""
+    if gid is None:
+        return f"names {group}, which is no group of this machine; create it, or name another"
+    if gid == 0:
+        return "gives gid 0; no command runs as root's group, name another"
+    if gid in INVALID:
+        return f"gives gid {gid}, which means -1; name another group"
+    for entry in refused:
+        if gid == entry.pw_gid:
+            whose = f"and RefuseUsers= refuses {entry.pw_name}, whose group it is"
+            return f"gives gid {gid}, {whose}; name another group"
+    return ""
 
 
 def check_reach(service: Service, identity: Identity) -> None:

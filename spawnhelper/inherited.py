@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from spawnhelper.outcome import RESOURCES, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import socket
-    import sys
     from collections.abc import Mapping
 else:
     import _socket as socket  # the Python wrapper builds enumerations: half an interpreter start
     import posix as os
-    import sys
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
@@ -86,7 +86,7 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     for_us = environment.get(b"LISTEN_PID") == str(os.getpid()).encode()
     count = environment.get(b"LISTEN_FDS", b"0") if for_us else b"0"
     if count != b"1":
-        raise _not_ours(f"{count.decode(errors='replace')} descriptors were handed over")
+        raise _not_ours(f"{count.decode(errors='replace')} connections were handed over")
     os.closerange(FIRST_DESCRIPTOR + 1, 0x7FFFFFFF)
     while (spare := os.open("/dev/null", os.O_RDWR)) < FIRST_DESCRIPTOR:
         pass  # a standard stream was closed; nothing else may get its number
@@ -109,9 +109,7 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
 
 
 def _not_ours(what: str) -> Refusal:
-    sentence = (
-        f"{what}; spawnhelper is started by a socket unit with Accept=yes, for one connection"
-    )
+    sentence = f"{what}; start the socket instead: systemctl enable --now spawn@NAME.socket"
     return Refusal(RESOURCES, os.EX_USAGE, sentence)
 
 

@@ -24,13 +24,13 @@ class Listener:
     """One ListenStream= of one service.
 
     host is a path for AF_UNIX, with @ for an abstract one; port is 0 there. device:
-    BindToDevice=, "" without. both: an IPv6 wildcard that takes IPv4 connections, too. text: as
-    the file has it; place: the same without specifiers.
+    BindToDevice=, "" without. dual_stack: an IPv6 wildcard that takes IPv4 connections, too.
+    text: as the file has it; place: the same without specifiers.
     """
 
     __slots__ = (
-        "both",
         "device",
+        "dual_stack",
         "family",
         "file",
         "host",
@@ -49,9 +49,9 @@ class Listener:
         self.place = _expand(stream.value, name)
         self.family, self.host, self.port = address(self.place)
         self.device = ""
-        self.both = self.family == socket.AF_INET6
+        self.dual_stack = self.family == socket.AF_INET6
 
-    def at(self, family: int, host: str, port: int, device: str) -> bool:
+    def is_at(self, family: int, host: str, port: int, device: str) -> bool:
         """Whether this is just the listener at that address."""
         mine = (self.family, self.host, self.port, self.device)
         return mine == (family, host, port, device)
@@ -65,7 +65,7 @@ class Listener:
     def _covers(self, other: Listener) -> bool:
         if self.host != WILDCARDS.get(self.family):
             return (self.family, self.host) == (other.family, other.host)
-        return self.family == other.family or (self.both and other.family == socket.AF_INET)
+        return self.family == other.family or (self.dual_stack and other.family == socket.AF_INET)
 
 
 def address(text: str) -> tuple[int, str, int]:
@@ -92,18 +92,30 @@ def address(text: str) -> tuple[int, str, int]:
     return family, host, int(port)
 
 
-def of_file(file: str) -> tuple[list[Listener], list[Problem]]:
-    """Where the service of this file listens, and what of it cannot be understood."""
-    assignments = service.socket_section(file)
+def checked_section(file: str) -> list[Assignment]:
+    """The [Socket] section of this file, or a Refusal where systemd cannot be given it."""
+    assignments, problems = service.socket_section(file)
+    _, further = _of_section(file, assignments)
+    if problems or further:
+        raise misconfigured(*problems, *further)
+    return assignments
+
+
+def claimed(file: str) -> list[Listener]:
+    """Where the service of this file means to listen, whatever else is wrong with the file."""
+    return _of_section(file, service.lenient_socket_section(file))[0]
+
+
+def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener], list[Problem]]:
     name = service.name_of(file)
     found: list[Listener] = []
     problems: list[Problem] = []
-    device, both = "", True
+    device, dual_stack = "", True
     for assignment in assignments:
         if assignment.key == "BindToDevice":
             device = assignment.value
         elif assignment.key == "BindIPv6Only":
-            both = assignment.value != "ipv6-only"
+            dual_stack = assignment.value != "ipv6-only"
         elif assignment.key == "ListenStream" and not assignment.value:
             found = []
         elif assignment.key == "ListenStream":
@@ -114,20 +126,21 @@ def of_file(file: str) -> tuple[list[Listener], list[Problem]]:
                 problems.append(Problem(file, assignment.line, sentence))
     for listener in found:
         listener.device = device
-        listener.both = listener.both and both
+        listener.dual_stack = listener.dual_stack and dual_stack
     return found, problems
 
 
 def conflicts(file: str) -> list[Problem]:
     """Every ListenStream= of this file that another service's file, or another line, claims too."""
-    mine, _ = of_file(file)
-    others = [listener for name in service.installed() for listener in _of_other(name, file)]
-    found = []
-    for at, listener in enumerate(mine):
-        for other in others + mine[:at]:
-            if listener.overlaps(other):
-                found.append(_claimed_twice(listener, other))
-    return found
+    mine = claimed(file)
+    files = [service.file_of(name) for name in service.installed()]
+    others = [listener for other in files if other != file for listener in claimed(other)]
+    return [
+        _claimed_twice(listener, other)
+        for place, listener in enumerate(mine)
+        for other in others + mine[:place]
+        if listener.overlaps(other)
+    ]
 
 
 def service_of(connection: Connection) -> str:
@@ -140,21 +153,22 @@ def service_of(connection: Connection) -> str:
         host, port = connection.path or "", 0
     else:
         host, port = connection.local
-    listeners = [each for name in service.installed() for each in of_file(service.file_of(name))[0]]
-    for wanted in (host.partition("%")[0] if port else host, WILDCARDS.get(family)):
-        here = [each for each in listeners if each.at(family, wanted or "", port, bound)]
+    listeners = [each for name in service.installed() for each in claimed(service.file_of(name))]
+    wanted = [host.partition("%")[0] if port else host]
+    if family in WILDCARDS:
+        wanted.append(WILDCARDS[family])
+    for each_host in wanted:
+        here = [each for each in listeners if each.is_at(family, each_host, port, bound)]
         if len({each.service for each in here}) > 1:
             raise misconfigured(_claimed_twice(here[1], here[0]))
         if here:
             return here[0].service
     place = f"{host}:{port}" if port else host
-    sentence = f"no service file has ListenStream={place}; after a change there restart the socket"
+    sentence = (
+        f"no service file has ListenStream={place}; after a change run systemctl daemon-reload and "
+        "restart the socket unit, or stop it if its service is gone"
+    )
     raise misconfigured(Problem(service.DIRECTORY, None, sentence))
-
-
-def _of_other(name: str, file: str) -> list[Listener]:
-    other = service.file_of(name)
-    return [] if other == file else of_file(other)[0]
 
 
 def _claimed_twice(listener: Listener, other: Listener) -> Problem:
@@ -178,15 +192,14 @@ def _expand(text: str, name: str) -> str:
         "t": "/run",
         "%": "%",
     }
-    parts = text.split("%")
-    expanded = parts[0]
-    rest = iter(parts[1:])
-    for part in rest:
-        letter = part[:1] or "%"
+    expanded = ""
+    while "%" in text:
+        before, _, rest = text.partition("%")
+        letter, text = rest[:1], rest[1:]
         if letter not in known:
             raise ValueError(f"has the specifier %{letter}; only %i %I %n %N %p %t are known here")
-        expanded += known[letter] + (part[1:] if part else next(rest, ""))
-    return expanded
+        expanded += before + known[letter]
+    return expanded + text
 
 
 def _has_ipv6() -> bool:

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
 else:
     import posix as os  # os.py costs a tenth of an interpreter start
 
+# Priorities of syslog(3).
+ERR, WARNING, NOTICE = 3, 4, 5
+
 # SPAWN_RESULT= of the record. The command ran, and ended by itself ...
 SUCCESS = "success"
 EXIT_CODE = "exit-code"
@@ -20,8 +23,9 @@ STOPPED = "stopped"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"
 RESOURCES = "resources"
-# No connection: a listener that had failed is back.
+# No connection: a listener that had failed is back, or cannot be.
 LISTENING_AGAIN = "listening-again"
+CANNOT_LISTEN = "cannot-listen"
 
 
 def shown(text: str) -> str:
@@ -64,8 +68,8 @@ class Refusal(Exception):
     def __str__(self) -> str:
         if not self.problems:
             return self.sentence
-        more = len(self.problems) - 1
-        return str(self.problems[0]) + (f" (and {more} more: spawnctl check)" if more else "")
+        first, more = self.problems[0], len(self.problems) - 1
+        return f"{first} (and {more} more: spawnctl check {first.file})" if more else str(first)
 
 
 def misconfigured(*problems: Problem, status: int = os.EX_CONFIG) -> Refusal:

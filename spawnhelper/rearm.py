@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from spawnhelper import listeners, record, service
-from spawnhelper.outcome import Refusal, misconfigured
+from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, Refusal, misconfigured
 
 
 def main(arguments: list[str]) -> int:
@@ -17,20 +17,30 @@ def main(arguments: list[str]) -> int:
     (name,) = arguments
     unit = f"spawn@{name}.socket"
     file = service.file_of(name)
+    if systemctl("is-active", unit) == "active":
+        return 0  # somebody was faster
     try:
-        service.load_socket(file)
+        listeners.checked_section(file)
     except Refusal:
         return os.EX_CONFIG  # the socket unit has said so already
     start = ["systemctl", "start", unit]
     if subprocess.run(start, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-        record.write(record.of_rearming(name, unit), foreground=False)
+        record.write(record.of_listener(name, unit, LISTENING_AGAIN), foreground=False)
         return 0
     problems = listeners.conflicts(file)
     if problems:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, refusal), foreground=False)
         return refusal.status
+    if systemctl("show", "--property=NRestarts", "--value", f"spawn-rearm@{name}.service") == "0":
+        record.write(record.of_listener(name, unit, CANNOT_LISTEN), foreground=False)
     return os.EX_TEMPFAIL
+
+
+def systemctl(*arguments: str) -> str:
+    """What systemctl answers."""
+    command = ["systemctl", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

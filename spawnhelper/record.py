@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from spawnhelper import outcome
-from spawnhelper.outcome import shown
+from spawnhelper.outcome import ERR, NOTICE, WARNING, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ else:
     import posix as os
 
 JOURNAL = "/run/systemd/journal/socket"
-# syslog(3)
-ERR, WARNING, NOTICE = 3, 4, 5
-DAEMON = 3
+DAEMON = 3  # syslog(3)
 MESSAGE_IDS = {
     outcome.SUCCESS: "fcaaa835aa6a4e84a066789e1b15fc45",
     outcome.EXIT_CODE: "708025cf701b4a118d42784cd1e30bd0",
@@ -35,6 +33,7 @@ MESSAGE_IDS = {
     outcome.CONFIG: "7dd1571c878e4f5bbf5ca3bc9f9fccf4",
     outcome.EXEC_FAILED: "7b844c7f1c6747a6b6ed96070e2a6768",
     outcome.LISTENING_AGAIN: "48dee8c41ebb46f9a3a41a25151077ac",
+    outcome.CANNOT_LISTEN: "b533fad5fae249b3bcaa5966df54e719",
     outcome.RESOURCES: "6d24db39081741f280f7c672e37e4449",
 }
 
@@ -96,11 +95,14 @@ def of_refusal(
     return fields
 
 
-def of_rearming(name: str, unit: str) -> list[str]:
-    """The fields for a listener that had failed and is back."""
-    sentence = f"{name}: {unit} had failed and listens again; connections meanwhile were refused"
+def of_listener(name: str, unit: str, result: str) -> list[str]:
+    """The fields for a listener that had failed: it is back, or cannot be yet."""
+    if result == outcome.LISTENING_AGAIN:
+        fate = "had failed and listens again; connections meanwhile were refused"
+    else:
+        fate = "cannot listen; systemctl status says why, and it is tried again every 10s"
     return [
-        *_head(sentence, WARNING, outcome.LISTENING_AGAIN),
+        *_head(f"{name}: {unit} {fate}", WARNING, result),
         f"SPAWN_SERVICE={name}",
         f"SPAWN_UNIT={unit}",
     ]
@@ -126,7 +128,7 @@ def write(fields: list[str], *, foreground: bool) -> None:
 
 def _sent(fields: list[str]) -> bool:
     try:
-        os.stat(JOURNAL)
+        os.stat(JOURNAL)  # without it sendv() does nothing, and raises nothing
         from systemd import _journal
 
         _journal.sendv(*(field.encode(errors="surrogateescape") for field in fields))

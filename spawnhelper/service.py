@@ -7,7 +7,7 @@ import _stat as stat  # the C module behind stat
 from spawnhelper import syntax
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 from spawnhelper.settings import KEYS, SETTINGS
-from spawnhelper.values import NAME_CHARACTERS
+from spawnhelper.values import NAME_CHARACTERS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,24 +96,23 @@ def installed() -> list[str]:
 def load(file: str) -> Service:
     """The service of this file, or a Refusal with every problem that the file has."""
     assignments, problems = read(file)
-    service, further = _spawn_section(file, assignments)
-    problems += further + socket_problems(file, assignments)
+    service, further = _follow(file, assignments)
+    problems += further + _socket_problems(file, assignments)
     if problems:
-        problems.sort(key=lambda problem: problem.line or 0)
+        # What is missing comes last: it may be what a line was meant for.
+        problems.sort(key=lambda problem: (problem.line is None, problem.line or 0))
         raise misconfigured(*problems)
     return service
 
 
-def load_socket(file: str) -> list[Assignment]:
-    """The [Socket] section of this file, or a Refusal where systemd cannot be given it."""
+def socket_section(file: str) -> tuple[list[Assignment], list[Problem]]:
+    """The [Socket] section of this file, and why systemd cannot be given it, if so."""
     assignments, problems = read(file)
-    problems += socket_problems(file, assignments)
-    if problems:
-        raise misconfigured(*problems)
-    return [assignment for assignment in assignments if assignment.section == "Socket"]
+    problems += _socket_problems(file, assignments)
+    return [assignment for assignment in assignments if assignment.section == "Socket"], problems
 
 
-def socket_section(file: str) -> list[Assignment]:
+def lenient_socket_section(file: str) -> list[Assignment]:
     """The [Socket] section as far as it can be made out, by whomever it was written: it tells
     whose an address is, and is not followed."""
     try:
@@ -125,7 +124,7 @@ def socket_section(file: str) -> list[Assignment]:
     return [assignment for assignment in assignments if assignment.section == "Socket"]
 
 
-def socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
+def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
     """What is wrong with the [Socket] section."""
     problems = []
     listens = False
@@ -154,7 +153,7 @@ def read(file: str) -> tuple[list[Assignment], list[Problem]]:
     if not file.endswith(SUFFIX):
         sentence = "the name does not end with .conf; rename the file"
         raise misconfigured(Problem(shown(file), None, sentence))
-    if not name or name.strip(NAME_CHARACTERS + "-.") or name[0] == "." or len(name) > LONGEST_NAME:
+    if not consists_of(name, NAME_CHARACTERS + "-.") or name[0] == "." or len(name) > LONGEST_NAME:
         sentence = "a service is named with letters, digits, - _ and .; rename the file"
         raise misconfigured(Problem(shown(file), None, sentence))
     descriptor = _open(file)
@@ -172,19 +171,22 @@ def read(file: str) -> tuple[list[Assignment], list[Problem]]:
 
 def _open(file: str) -> int:
     try:
-        return os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
         sentence = "there is no such service file; create it, see spawn.conf(5)"
+        raise misconfigured(Problem(file, None, sentence), status=os.EX_NOINPUT) from None
     except OSError as error:
         sentence = f"the service file cannot be opened: {error.strerror}"
-    raise misconfigured(Problem(file, None, sentence), status=os.EX_NOINPUT)
+        raise misconfigured(Problem(file, None, sentence), status=os.EX_NOINPUT) from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise misconfigured(Problem(file, None, "this is not a regular file; replace it by one"))
 
 
 def _check_writers(file: str, descriptor: int) -> None:
     """Refuses what others than root, or who runs this, can write or replace."""
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise misconfigured(Problem(file, None, "this is not a regular file; replace it by one"))
     folder = os.stat(file.rpartition("/")[0] or ("/" if file[0] == "/" else "."))
     for what, of in (("service file", found), ("folder of the service file", folder)):
         sentence = ""
@@ -209,7 +211,7 @@ def _content(descriptor: int) -> bytes:
     return text
 
 
-def _spawn_section(file: str, assignments: list[Assignment]) -> tuple[Service, list[Problem]]:
+def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Problem]]:
     service = Service(name_of(file), file)
     problems = []
     for assignment in assignments:
@@ -218,10 +220,13 @@ def _spawn_section(file: str, assignments: list[Assignment]) -> tuple[Service, l
         sentence = _assign(service, assignment)
         if sentence is not None:
             problems.append(Problem(file, assignment.line, sentence))
-    given = {assignment.key for assignment in assignments}
+    elsewhere = {each.key: each.line for each in assignments if each.section != "Spawn"}
     for setting in SETTINGS:
-        if setting.required and setting.key not in given:
-            problems.append(Problem(file, None, f"[Spawn] has no {setting.key}=; it is required"))
+        if setting.required and setting.key not in service.lines:
+            sentence = f"[Spawn] has no {setting.key}=; it is required"
+            if setting.key in elsewhere:
+                sentence += f", and line {elsewhere[setting.key]} has it in [Socket]"
+            problems.append(Problem(file, None, sentence))
     if service.group is not None and service.user and service.user[1] is not None:
         problems.append(
             service.problem("Group", "User= names a group already; give it in one place only")
@@ -236,16 +241,17 @@ def _assign(service: Service, assignment: Assignment) -> str | None:
     if setting is None:
         return f"unknown key {shown(key)}= in [Spawn]{_nearest(key)}"
     first = key not in service.lines
-    service.lines[key] = assignment.line
     if not text:  # an empty value resets
-        del service.lines[key]
+        service.lines.pop(key, None)
         empty = type(setting.default)() if setting.repeats else setting.default
         setattr(service, setting.attribute, empty)
-        return f"{key}= is empty, and it is required" if setting.required else None
+        return None
+    service.lines[key] = assignment.line
     try:
         value = setting.parse(text)
     except ValueError as error:
-        return f"{key}={shown(text)} {error}"
+        hint = "; a comment needs a line of its own" if " #" in text else ""
+        return f"{key}={shown(text)} {error}{hint}"
     if setting.repeats and not first:
         value = _joined(getattr(service, setting.attribute), value)
     setattr(service, setting.attribute, value)
@@ -264,5 +270,6 @@ def _joined(old: object, new: object) -> object:
 def _nearest(key: str) -> str:
     import difflib  # costs more than the rest of a connection; here nothing is served any more
 
-    near = difflib.get_close_matches(key, KEYS, 1, 0.5)
-    return f"; did you mean {near[0]}=?" if near else "; spawn.conf(5) lists the keys"
+    known = {each.lower(): each for each in KEYS}
+    near = difflib.get_close_matches(key.lower(), known, 1, 0.5)
+    return f"; did you mean {known[near[0]]}=?" if near else "; spawn.conf(5) lists the keys"

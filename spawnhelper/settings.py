@@ -15,21 +15,21 @@ class Setting:
     """One key of [Spawn].
 
     attribute: where Service keeps it. parse: its text to its value, or ValueError. default: the
-    value where the file is silent; shown: the same as a person writes it. required: the file must
-    give it. repeats: a further assignment adds to the value instead of replacing it.
+    value where the file is silent; default_text: the same as a person writes it. required: the
+    file must give it. repeats: a further assignment adds to the value instead of replacing it.
     meaning: a sentence or two for the manual page. origin: where the meaning comes from.
     """
 
     __slots__ = (
         "attribute",
         "default",
+        "default_text",
         "key",
         "meaning",
         "origin",
         "parse",
         "repeats",
         "required",
-        "shown",
     )
 
     def __init__(
@@ -38,7 +38,7 @@ class Setting:
         attribute: str,
         parse: Callable[[str], object],
         default: object,
-        shown: str,
+        default_text: str,
         meaning: str,
         origin: str,
         *,
@@ -49,7 +49,7 @@ class Setting:
         self.attribute = attribute
         self.parse = parse
         self.default = default
-        self.shown = shown
+        self.default_text = default_text
         self.meaning = meaning
         self.origin = origin
         self.repeats = repeats
@@ -95,7 +95,8 @@ SETTINGS = (
         ["postfix"],
         "postfix",
         "Accounts that no command may run as, besides root: neither with their uid nor with "
-        "their primary gid. An account that does not exist is passed over.",
+        "their primary gid. A list of one's own replaces the default. An account that does not "
+        "exist is passed over.",
         "spawn(8) mail_owner",
         repeats=True,
     ),
@@ -146,8 +147,8 @@ SETTINGS = (
         {},
         "",
         "Variables for the command, `NAME=VALUE`, quoted as in systemd.syntax(7). Besides them it "
-        "has TZ and LANG, a fixed PATH, the variables of PassEnvironment= and those of the "
-        "connection, which cannot be set here.",
+        "has TZ and LANG, the PATH of Argv=, the variables of PassEnvironment= and those of the "
+        "connection; only the last cannot be set here.",
         "systemd.exec(5)",
         repeats=True,
     ),

@@ -39,8 +39,9 @@ class Supervision:
     of one process. Microseconds and bytes.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, service: Service) -> None:
         self.process = process
+        self.service = service
         self.result = ""
         self.status: int | None = None
         self.duration = 0
@@ -58,20 +59,20 @@ class Supervision:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
-    def until_end(self, service: Service) -> None:
+    def until_end(self) -> None:
         """Waits until the command has ended, by itself, at its limit or by a stop.
 
         Raises Refusal where it could not be started.
         """
         deadline = None
-        if service.time_limit is not None:
-            deadline = self.process.started + service.time_limit * NSEC_PER_USEC
+        if self.service.time_limit is not None:
+            deadline = self.process.started + self.service.time_limit * NSEC_PER_USEC
         self._wait(deadline, or_stop=True)
         if self.status is not None:
             self.result = _result(self.status)
         else:
             self.result = outcome.STOPPED if self._stopped else outcome.TIME_LIMIT
-            self._terminate(service.kill_delay)
+            self._terminate(self.service.kill_delay)
         self.duration = (time.monotonic_ns() - self.process.started) // NSEC_PER_USEC
 
     def sweep(self) -> None:
@@ -93,11 +94,12 @@ class Supervision:
         while True:
             self._reap()
             if self.status is not None:
-                return self._listen()
+                self._hear_child()
+                return
             if or_stop and self._stopped:
-                return None
+                return
             if deadline is not None and time.monotonic_ns() >= deadline:
-                return None
+                return
             self._pause(deadline)
 
     def _terminate(self, kill_delay: int) -> None:
@@ -122,18 +124,22 @@ class Supervision:
                 numbers = os.read(descriptor, 4096)
                 self._stopped = self._stopped or any(number in STOPS for number in numbers)
             else:
-                self._listen()
+                self._hear_child()
 
-    def _listen(self) -> None:
-        """Hears out the child, which is silent if it became the command."""
+    def _hear_child(self) -> None:
+        """Hears the child out, which is silent if it became the command."""
         if self._heard:
             return
         self._heard = True
         sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
         self._poll.unregister(self.process.failure)
         os.close(self.process.failure)
-        if sentence:
-            raise Refusal(outcome.EXEC_FAILED, os.EX_UNAVAILABLE, sentence)
+        key, _, why = sentence.partition("=")
+        if key:
+            problem = self.service.problem(key, sentence)
+            raise Refusal(outcome.EXEC_FAILED, os.EX_UNAVAILABLE, problems=(problem,))
+        if why:
+            raise Refusal(outcome.EXEC_FAILED, os.EX_OSERR, why)
 
     def _reap(self) -> None:
         while not self._childless:

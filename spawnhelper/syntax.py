@@ -92,9 +92,8 @@ def parse(
             continue
         if section is None:
             if not headed:
-                problem(
-                    first, f"{shown(whole)} stands before any section header; put it below [Spawn]"
-                )
+                right = "put it below [Socket] or [Spawn]"
+                problem(first, f"{shown(whole)} stands before any section header; {right}")
             continue
         key, equals, value = whole.partition("=")
         key = key.rstrip(WHITESPACE)

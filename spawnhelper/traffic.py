@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    import sys
 
     from spawnhelper.inherited import Connection
 else:
     import _socket as socket
-    import sys
 
-# struct tcp_info of linux/tcp.h: where the fields begin, and their widths.
+# struct tcp_info of linux/tcp.h: which octets the fields are.
 TCP_INFO_SIZE = 232
-STATE = (0, 1)
-BYTES_RECEIVED = (128, 8)
-NOTSENT_BYTES = (144, 4)
-BYTES_SENT = (200, 8)
-BYTES_RETRANS = (208, 8)
+STATE = slice(0, 1)
+BYTES_RECEIVED = slice(128, 136)
+NOTSENT_BYTES = slice(144, 148)
+BYTES_SENT = slice(200, 208)
+BYTES_RETRANS = slice(208, 216)
 # States after the client's FIN, which the kernel counts as one more byte received.
 FIN_RECEIVED = (6, 8, 9, 11)  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING
 
@@ -31,11 +31,11 @@ def count(connection: Connection) -> tuple[int, int] | None:
         info = connection.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
     except OSError:
         return None
-    if len(info) < sum(BYTES_RETRANS):
+    if len(info) < BYTES_RETRANS.stop:
         return None
 
-    def field(place: tuple[int, int]) -> int:
-        return int.from_bytes(info[place[0] : sum(place)], sys.byteorder)
+    def field(octets: slice) -> int:
+        return int.from_bytes(info[octets], sys.byteorder)
 
     received = field(BYTES_RECEIVED) - (field(STATE) in FIN_RECEIVED)
     return received, field(BYTES_SENT) - field(BYTES_RETRANS) + field(NOTSENT_BYTES)

@@ -54,6 +54,7 @@ CONNECTION_VARIABLES = (
     "UNIXREMOTEEGID",
     "SPAWN_SERVICE",
 )
+LONGEST_ACCOUNT = 256  # LOGIN_NAME_MAX
 DIGITS = "0123456789"
 NAME_CHARACTERS = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
 
@@ -130,7 +131,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def file_mode(text: str) -> int:
     """A mask of permission bits, octal, from 0 to 0777."""
-    if not text or text.strip("01234567") or int(text, 8) > 0o777:
+    if not consists_of(text, "01234567") or int(text, 8) > 0o777:
         raise ValueError("is not a file mode; write it in octal, from 0 to 0777")
     return int(text, 8)
 
@@ -251,6 +252,11 @@ def working_directory(text: str) -> Directory:
     return Directory(path, optional=optional)
 
 
+def consists_of(text: str, characters: str) -> bool:
+    """Whether the text has one of these characters at least, and no other."""
+    return bool(text) and not text.strip(characters)
+
+
 def _leading(text: str, characters: str) -> str:
     return text[: len(text) - len(text.lstrip(characters))]
 
@@ -271,7 +277,7 @@ def _escape(text: str, at: int) -> tuple[bytes, int]:
         start = at + len(introducer)
         number = text[start : start + digits]
         valid = "01234567" if base == 8 else "0123456789abcdefABCDEF"
-        if len(number) < digits or number.strip(valid):
+        if len(number) < digits or not consists_of(number, valid):
             break
         value = int(number, base)
         if value == 0:
@@ -293,11 +299,13 @@ def _text(octets: bytearray) -> str:
 
 def _account(name: str) -> bool:
     """Whether this can be the name or the number of a user or group at all."""
-    return bool(name) and not name.strip(NAME_CHARACTERS + "-.@$") and name[0] not in "-.@$"
+    if len(name) > LONGEST_ACCOUNT or name[:1] in ("-", ".", "@", "$"):
+        return False
+    return consists_of(name, NAME_CHARACTERS + "-.@$")
 
 
 def _check_variable(name: str) -> None:
-    if not name or name.strip(NAME_CHARACTERS) or name[0] in DIGITS:
+    if not consists_of(name, NAME_CHARACTERS) or name[0] in DIGITS:
         raise ValueError(f"has the variable name {name!r}; use letters, digits and _")
     if name in CONNECTION_VARIABLES:
         raise ValueError(f"has {name}, which tells about the connection; remove it")

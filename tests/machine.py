@@ -333,7 +333,7 @@ def build_packages(output: Path, cache: Path = CACHE) -> list[Path]:
 
 
 def keep(machine: Machine, digest: str) -> None:
-    """Notes a machine that goes on running, for reuse()."""
+    """Notes a machine that goes on running, for kept()."""
     STATE.mkdir(exist_ok=True)
     note = {"pid": machine.pid, "started": machine.started, "digest": digest}
     (STATE / f"{machine.release}.json").write_text(json.dumps(note))

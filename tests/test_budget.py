@@ -28,6 +28,7 @@ BUDGET = {
     "__future__",
     "_socket",
     "_stat",
+    "errno",
     "grp",
     "pwd",
     # a C module: prctl(2) and capset(2) are nowhere else

@@ -145,6 +145,6 @@ def test_an_address_that_no_file_has_any_more(service: Callable[..., Installed])
     lines = until(lambda: run("journalctl", "-q", "-o", "cat", matches).stdout)
     assert lines.startswith(
         "spawnhelper: no command was run: /etc/spawn: no service file has "
-        f"ListenStream=127.0.0.1:{there.address[1]}; after a change there restart the socket, "
-        "client 127.0.0.1:"
+        f"ListenStream=127.0.0.1:{there.address[1]}; after a change run systemctl daemon-reload "
+        "and restart the socket unit, or stop it if its service is gone, client 127.0.0.1:"
     )

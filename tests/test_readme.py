@@ -17,7 +17,7 @@ def table() -> str:
     """The table of keys, from the settings."""
     rows = ["| key | meaning | default |\n|---|---|---|\n"]
     for setting in SETTINGS:
-        default = "required" if setting.required else setting.shown or "none"
+        default = "required" if setting.required else setting.default_text or "none"
         rows.append(f"| `{setting.key}=` | {setting.meaning} | {default} |\n")
     return "".join(rows)
 

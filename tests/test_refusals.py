@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import (
+    FOLDER,
     PATIENCE,
     Installed,
     connection_units,
@@ -76,35 +77,40 @@ def exit_status(record: dict[str, Any]) -> int:
 
 
 CASES = {
-    "root": ("User=root:users\n" + TRUE, 4, "User= is uid 0; no command runs as root", EX_CONFIG),
+    "root": (
+        "User=root:users\n" + TRUE,
+        4,
+        "User= is uid 0; no command runs as root, name another account",
+        EX_CONFIG,
+    ),
     "uid 0 by another name": (
         "User=spawn-toor\n" + TRUE,
         4,
-        "User= is uid 0; no command runs as root",
+        "User= is uid 0; no command runs as root, name another account",
         EX_CONFIG,
     ),
     "uid 0 by number": (
         "User=0:users\n" + TRUE,
         4,
-        "User= is uid 0; no command runs as root",
+        "User= is uid 0; no command runs as root, name another account",
         EX_CONFIG,
     ),
     "gid 0": (
         "User=spawn-root-group\n" + TRUE,
         4,
-        "User= gives gid 0; no command runs as root's group",
+        "User= gives gid 0; no command runs as root's group, name another",
         EX_CONFIG,
     ),
     "gid 0 in Group=": (
         "User=spawn-fine\nGroup=0\n" + TRUE,
         5,
-        "Group= gives gid 0; no command runs as root's group",
+        "Group= gives gid 0; no command runs as root's group, name another",
         EX_CONFIG,
     ),
     "gid 0 among the supplementary groups": (
         "User=spawn-fine\nSupplementaryGroups=users root\n" + TRUE,
         5,
-        "SupplementaryGroups= gives gid 0; no command runs as root's group",
+        "SupplementaryGroups= gives gid 0; no command runs as root's group, name another",
         EX_CONFIG,
     ),
     "uid -1": (
@@ -123,7 +129,7 @@ CASES = {
         "User=postfix\n" + TRUE,
         4,
         "User= is uid {postfix.pw_uid}, and RefuseUsers= refuses postfix; name another account"
-        " (and 1 more: spawnctl check)",
+        " (and 1 more: spawnctl check {file})",
         EX_CONFIG,
     ),
     "Postfix's uid by another name": (
@@ -135,13 +141,27 @@ CASES = {
     "Postfix's group": (
         "User=spawn-postgroup\n" + TRUE,
         4,
-        "User= gives gid {postfix.pw_gid}, and RefuseUsers= refuses postfix, whose group it is",
+        "User= gives gid {postfix.pw_gid}, and RefuseUsers= refuses postfix, whose group it is; "
+        "name another group",
         EX_CONFIG,
     ),
     "an account that the administrator refuses": (
         "User=nobody:users\nRefuseUsers=no-such-account nobody\n" + TRUE,
         4,
         "User= is uid 65534, and RefuseUsers= refuses nobody; name another account",
+        EX_CONFIG,
+    ),
+    "a key in another case": (
+        f"user=nobody\n{TRUE}",
+        4,
+        "unknown key user= in [Spawn]; did you mean User=? (and 1 more: spawnctl check {file})",
+        EX_CONFIG,
+    ),
+    "a comment behind a value": (
+        f"User=nobody # unprivileged\n{TRUE}",
+        4,
+        "User=nobody # unprivileged is not an account; write user or user:group; "
+        "a comment needs a line of its own",
         EX_CONFIG,
     ),
     "a missing user": (
@@ -153,7 +173,7 @@ CASES = {
     "a missing group": (
         "User=spawn-fine\nGroup=no-such-group\n" + TRUE,
         5,
-        "Group= names no-such-group, which is no group of this machine; create it",
+        "Group= names no-such-group, which is no group of this machine; create it, or name another",
         EX_CONFIG,
     ),
     "a group in two places": (
@@ -164,7 +184,12 @@ CASES = {
     ),
     "no user": (TRUE, None, "[Spawn] has no User=; it is required", EX_CONFIG),
     "no command": ("User=nobody", None, "[Spawn] has no Argv=; it is required", EX_CONFIG),
-    "an empty user": ("User=\n" + TRUE, 4, "User= is empty, and it is required", EX_CONFIG),
+    "an empty user": (
+        "User=nobody\nUser=\n" + TRUE,
+        None,
+        "[Spawn] has no User=; it is required",
+        EX_CONFIG,
+    ),
     "a missing command": (
         "User=nobody\nArgv=/no/such/command",
         5,
@@ -217,7 +242,7 @@ CASES = {
         f"User=nobody\n{TRUE}\nUMask=9\nLog=some\nqqqqqq",
         6,
         "UMask=9 is not a file mode; write it in octal, from 0 to 0777"
-        " (and 2 more: spawnctl check)",
+        " (and 2 more: spawnctl check {file})",
         EX_CONFIG,
     ),
 }
@@ -231,7 +256,7 @@ def test_refused(service: Callable[..., Installed], case: str) -> None:
     # write() leaves [Socket], its address and an empty line above [Spawn], whose first key is line
     # 5 of the file; the cases count from [Spawn] as line 3.
     where = str(there.file) if line is None else f"{there.file}:{line + 1}"
-    wanted = f"{where}: {sentence.format(postfix=pwd.getpwnam('postfix'))}"
+    wanted = f"{where}: {sentence.format(postfix=pwd.getpwnam('postfix'), file=there.file)}"
     with there.connect() as client:
         port = client.getsockname()[1]
         assert read_all(client) == b""
@@ -433,6 +458,45 @@ def test_no_address_at_all(service: Callable[..., Installed]) -> None:
     )
 
 
+def test_keys_below_the_wrong_header(service: Callable[..., Installed]) -> None:
+    there = service("", start=False)
+    there.file.write_text(f"[Socket]\nListenStream=5\nUser=nobody\n{TRUE}\n")
+    assert there.check().stderr.splitlines() == [
+        f"{there.file}: [Spawn] has no User=; it is required, and line 3 has it in [Socket]",
+        f"{there.file}: [Spawn] has no Argv=; it is required, and line 4 has it in [Socket]",
+    ]
+
+
+def test_odd_things_in_the_folder_harm_nobody_else(service: Callable[..., Installed]) -> None:
+    folder = FOLDER / "folder.conf"
+    folder.mkdir()
+    odd = FOLDER / os.fsdecode(b"odd\xff\n.conf")
+    odd.write_text("[Socket]\n")
+    try:
+        there = service("User=nobody\nArgv=/bin/echo here")
+        assert there.talk() == b"here\n"
+        checked = run("spawnctl", "check", check=False)
+        assert checked.returncode == EX_CONFIG
+        assert f"{there.file}: ok\n" in checked.stdout
+        assert f"{folder}: this is not a regular file; replace it by one\n" in checked.stderr
+        rename = "a service is named with letters, digits, - _ and .; rename the file"
+        assert f"/etc/spawn/odd\\udcff\\n.conf: {rename}\n" in checked.stderr
+    finally:
+        folder.rmdir()
+        odd.unlink()
+
+
+def test_check_by_the_name_of_the_socket_unit(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\n{TRUE}", start=False)
+    assert run("spawnctl", "check", there.socket_unit).stdout == f"{there.file}: ok\n"
+
+
+def test_nothing_to_check() -> None:
+    assert list(FOLDER.iterdir()) == []
+    checked = run("spawnctl", "check")
+    assert checked.stderr == "spawnctl: there is no service file in /etc/spawn (NAME.conf)\n"
+
+
 def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
     first = service("User=nobody\nArgv=/bin/echo first")
     second = service("User=nobody\nArgv=/bin/echo second", address=first.address, start=False)
@@ -481,25 +545,34 @@ def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Inst
     garbage = Path("/run/spawn-garbage")
     garbage.write_bytes(b"\x7fELF garbage")
     garbage.chmod(0o755)
-    for spawn, sentence in (
-        (f"Argv={closed}/tool", f"running {closed}/tool: Permission denied"),
-        (f"Argv={garbage}", f"running {garbage}: Exec format error"),
+    lost = Path("/run/spawn-lost")
+    lost.write_text("#!/no/such/interpreter\n")
+    lost.chmod(0o755)
+    may_not = "nobody may not run it; let others read and execute it and its folders"
+    for spawn, line, sentence in (
+        (f"Argv={closed}/tool", 6, f"Argv={closed}/tool: {may_not}"),
+        (
+            f"Argv={garbage}",
+            6,
+            f"Argv={garbage}: this is no program, and does not begin with #!",
+        ),
+        (f"Argv={lost}", 6, f"Argv={lost}: its #! line names a program that is missing"),
         (
             f"Argv=/bin/true {'x' * 200_000}",
-            "running /bin/true: Argument list too long",
+            6,
+            "Argv=/bin/true: Argv= and the environment are longer than the kernel allows",
         ),
         (
             f"{TRUE}\nWorkingDirectory=/nowhere",
-            "entering the folder of WorkingDirectory=: No such file or directory",
+            7,
+            "WorkingDirectory=/nowhere: No such file or directory",
         ),
-        (
-            f"{TRUE}\nWorkingDirectory={closed}",
-            "entering the folder of WorkingDirectory=: Permission denied",
-        ),
+        (f"{TRUE}\nWorkingDirectory={closed}", 7, f"WorkingDirectory={closed}: Permission denied"),
     ):
         there = service(f"User=nobody\n{spawn}")
         record = refused(there)
-        assert f": no command was run: {sentence}, client" in record["MESSAGE"]
+        wanted = f": no command was run: {there.file}:{line}: {sentence}, client"
+        assert wanted in record["MESSAGE"]
         assert record["SPAWN_RESULT"] == "exec-failed"
         assert exit_status(record) == EX_UNAVAILABLE
 
@@ -507,7 +580,7 @@ def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Inst
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        ("none", "0 descriptors were handed over"),
+        ("none", "0 connections were handed over"),
         ("listening", "descriptor 3 is a listening socket"),
         ("datagram", "descriptor 3 is no stream socket"),
         ("file", "descriptor 3 is no socket: Socket operation on non-socket"),
@@ -534,6 +607,6 @@ def test_the_helper_wants_one_connected_stream(kind: str, what: str) -> None:
     (record,) = until(lambda: journal("SPAWN_UNIT=by-hand", f"_PID={process.pid}"))
     assert record["SPAWN_RESULT"] == "resources"
     assert record["MESSAGE"] == (
-        f"spawnhelper: no command was run: {what}; spawnhelper is started by a socket unit with "
-        "Accept=yes, for one connection"
+        f"spawnhelper: no command was run: {what}; start the socket instead: "
+        "systemctl enable --now spawn@NAME.socket"
     )

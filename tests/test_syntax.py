@@ -45,7 +45,7 @@ def test_what_is_wrong_is_said_with_its_line() -> None:
     assert parsed(text) == (
         [("Spawn", "User", "\x1b[31m", 8)],
         [
-            "f:1: User=x stands before any section header; put it below [Spawn]",
+            "f:1: User=x stands before any section header; put it below [Socket] or [Spawn]",
             "f:2: the section header [Spawn does not end with ]",
             "f:3: unknown section [Unit]; a service file has [Socket] and [Spawn]",
             "f:6: User is not an assignment; write KEY=VALUE",
@@ -95,8 +95,8 @@ def test_the_service_has_what_the_table_has() -> None:
     for setting in SETTINGS:
         assert setting.meaning.endswith(".")
         assert setting.origin
-        if setting.shown and setting.shown != "the user's":
-            value, default = setting.parse(setting.shown), setting.default
+        if setting.default_text and setting.default_text != "the user's":
+            value, default = setting.parse(setting.default_text), setting.default
             same = value == default or vars_of(value) == vars_of(default)
             assert same, setting.key
 

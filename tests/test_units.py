@@ -166,8 +166,23 @@ def test_a_listener_comes_back_when_its_address_is_free(
         assert until(
             lambda: run("systemctl", "show", "-P", "SubState", rearm).stdout == "auto-restart\n"
         )
+        (record,) = until(lambda: journal(f"SPAWN_SERVICE={there.name}"))
+        assert record["SPAWN_RESULT"] == "cannot-listen"
+        assert record["MESSAGE"] == (
+            f"{there.name}: {there.socket_unit} cannot listen; systemctl status says why, "
+            "and it is tried again every 10s"
+        )
     assert until(lambda: there.state() == "active", 15), "after RestartSec="
     assert there.talk(b"here") == b"here"
+    results = [each["SPAWN_RESULT"] for each in there.records(3)]
+    assert results == ["cannot-listen", "listening-again", "success"]
+
+
+def test_a_restart_by_hand_is_no_failure(service: Callable[..., Installed]) -> None:
+    """PartOf= starts a waiting rearm unit along with its socket."""
+    there = service(ECHO)
+    run("systemctl", "start", f"spawn-rearm@{there.name}.service")
+    assert journal(f"SPAWN_SERVICE={there.name}") == []
 
 
 def test_stopping_the_socket_ends_the_attempts(service: Callable[..., Installed]) -> None:
@@ -206,7 +221,7 @@ def test_reload_while_connections_are_on(service: Callable[..., Installed]) -> N
         client.sendall(b"two")
         assert client.recv(3) == b"two"
         assert there.talk(b"three") == b"three"
-        assert len(connection_units()) == 1
+        assert until(lambda: len(connection_units()) == 1)
 
 
 def test_no_connection_leaves_a_unit(service: Callable[..., Installed]) -> None:

@@ -107,7 +107,13 @@ NO_MODE = "is not a file mode; write it in octal, from 0 to 0777"
 NO_USER = "is not an account; write user or user:group"
 NO_LIST = "is not a list of names; separate them with spaces"
 BAD: dict[str, list[tuple[str, str]]] = {
-    "User": [(":", NO_USER), ("a b", NO_USER), ("www:", NO_USER), ("-x", NO_USER)],
+    "User": [
+        (":", NO_USER),
+        ("a b", NO_USER),
+        ("www:", NO_USER),
+        ("-x", NO_USER),
+        ("7" * 5000, NO_USER),
+    ],
     "Group": [
         (text, "is not a group; write the name of one group") for text in ("a b", "a:b", "-1")
     ],

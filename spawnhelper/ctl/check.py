@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Checks each service; the status of the first that has a problem."""
     status = 0
-    for each in options.service or service.installed():
-        file = each if "/" in each or each.endswith(service.SUFFIX) else service.file_of(each)
+    wanted = options.service or service.installed()
+    if not wanted:
+        sentence = f"there is no service file in {service.DIRECTORY} (NAME{service.SUFFIX})"
+        print(f"spawnctl: {sentence}", file=sys.stderr)
+    for each in wanted:
+        file = file_of(each)
         refusal = examine(file)
         if refusal is None:
             print(f"{file}: ok")
@@ -31,6 +35,13 @@ def run(options: argparse.Namespace) -> int:
             print(problem, file=sys.stderr)
         status = status or refusal.status
     return status
+
+
+def file_of(wanted: str) -> str:
+    """The file of a service that is named by it, by its name, or by its socket unit."""
+    if "/" in wanted or wanted.endswith(service.SUFFIX):
+        return wanted
+    return service.file_of(wanted.removeprefix("spawn@").removesuffix(".socket"))
 
 
 def examine(file: str) -> Refusal | None:
@@ -54,5 +65,9 @@ def examine(file: str) -> Refusal | None:
             except Refusal as refusal:
                 problems += refusal.problems
                 status = status or refusal.status
-    problems += listeners.of_file(file)[1] + listeners.conflicts(file)
+    try:
+        listeners.checked_section(file)
+    except Refusal as refusal:
+        problems += [each for each in refusal.problems if str(each) not in map(str, problems)]
+    problems += listeners.conflicts(file)
     return misconfigured(*problems, status=status or os.EX_CONFIG) if problems else None

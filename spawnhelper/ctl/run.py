@@ -13,6 +13,7 @@ import sys
 
 import spawnhelper
 from spawnhelper import command, identity, listeners, service
+from spawnhelper.ctl import check
 from spawnhelper.outcome import Refusal
 
 ACTIVATOR = "systemd-socket-activate"
@@ -20,7 +21,7 @@ ACTIVATOR = "systemd-socket-activate"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument("file", metavar="FILE", help="the service file")
+    parser.add_argument("file", metavar="NAME|FILE", help="a service, or a file")
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -31,11 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Becomes the activator; returns only where that is not possible."""
-    file = os.path.abspath(options.file)
+    file = os.path.abspath(check.file_of(options.file))
     try:
         settings = service.load(file)
         identity.check_reach(settings, identity.resolve(settings))
         command.find(settings)
+        listeners.checked_section(file)
     except Refusal as refusal:
         for problem in refusal.problems:
             print(problem, file=sys.stderr)
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if activator is None:
         print(f"spawnctl: {ACTIVATOR} is missing; install systemd", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    addresses = options.listen or [each.place for each in listeners.of_file(file)[0]]
+    addresses = options.listen or [each.place for each in listeners.claimed(file)]
     passed = [*command.EXPORTED, *settings.pass_environment]
     arguments = [
         ACTIVATOR,
