@@ -11,7 +11,7 @@ import time
 from posix import environ
 
 from spawnhelper.identity import drop
-from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured
+from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def find(service: Service) -> str:
     """The path of the command's program, or a Refusal where there is none that could run."""
     name = service.argv[0]
     candidates = [name] if name.startswith("/") else [f"{d}/{name}" for d in PATH.split(":")]
-    problem = f"there is no {name} in {PATH.replace(':', ', ')}; install it, or write its path"
+    problem = (
+        f"there is no {shown(name)} in {PATH.replace(':', ', ')}; install it, or write its path"
+    )
     for path in candidates:
         try:
             mode = os.stat(path).st_mode
@@ -71,12 +73,12 @@ def find(service: Service) -> str:
             return path  # in a folder closed to this process; execve will tell, as the user
         except OSError as error:
             if path == name:
-                problem = f"{path}: {error.strerror}; install it, or write another path"
+                problem = f"{shown(path)}: {error.strerror}; install it, or write another path"
             continue
         if stat.S_ISREG(mode) and mode & 0o111:
             return path
         what = "is not executable; chmod +x it" if stat.S_ISREG(mode) else "is not a regular file"
-        problem = f"{path} {what}"
+        problem = f"{shown(path)} {what}"
     raise misconfigured(service.problem("Argv", f"Argv= {problem}"), status=os.EX_UNAVAILABLE)
 
 
@@ -146,8 +148,8 @@ def _become(
         key, what = "WorkingDirectory", service.working_directory.path or identity.home
         _enter(service.working_directory, identity.home)
         key, what = "StandardError", service.standard_error
-        errors = _standard_error(service.standard_error, client)
-        key, what = "Argv", program
+        errors = _standard_error(service, client)
+        key, what = "Argv", shown(program)
         for target, source in ((0, client), (1, client), (2, errors)):
             os.dup2(source, target)
         os.execve(program, service.argv, variables)
@@ -174,14 +176,15 @@ def _enter(directory: Directory, home: str) -> None:
         os.chdir("/")
 
 
-def _standard_error(where: str, client: int) -> int:
-    if where == "socket":
+def _standard_error(service: Service, client: int) -> int:
+    if service.standard_error == "socket":
         return client
-    if where == "null":
+    if service.standard_error == "null":
         return os.open("/dev/null", os.O_RDWR)
     # Connected by the command's own process, under its own user, as journald will note; notice is
     # what LogLevelMax= of spawn@.service lets through.
     from systemd import _journal
 
-    descriptor: int = _journal.stream_fd("spawn", NOTICE, True)
+    name = service.argv[0].rpartition("/")[2]  # as systemd does it, and never that of a record
+    descriptor: int = _journal.stream_fd(name, NOTICE, True)
     return descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -12,6 +13,7 @@ DROP_IN = "50-spawn.conf"
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.
 RESET = "ListenStream=\nExecStartPre=\n"
 KMSG = "/dev/kmsg"
+LONGEST_LINE = 900  # of 1024 bytes that the kernel takes for a record
 
 
 def main(arguments: list[str]) -> int:
@@ -65,5 +67,6 @@ def say(sentence: str) -> None:
     except OSError:
         print(sentence, file=sys.stderr)
         return
-    with open(log, "w", encoding="utf-8", errors="backslashreplace") as out:
-        out.write(f"<{ERR}>spawn-generator: {sentence}\n")
+    text = f"<{ERR}>spawn-generator: {sentence}".encode(errors="backslashreplace")
+    with contextlib.suppress(OSError), open(log, "wb", buffering=0) as out:
+        out.write(text[:LONGEST_LINE] + b"\n")

@@ -35,7 +35,6 @@ class Identity:
 
 def resolve(service: Service) -> Identity:
     """The identity of the service's command, or a Refusal with every problem it has."""
-    problems: list[Problem] = []
     name, named_group = service.user
     if name.isdigit() and int(name) in INVALID:
         sentence = f"User= is uid {name}, which means -1; name another account"

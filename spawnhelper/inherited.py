@@ -113,11 +113,13 @@ def _not_ours(what: str) -> Refusal:
     return Refusal(RESOURCES, os.EX_USAGE, sentence)
 
 
+def unmapped(host: str) -> str:
+    """An address, an IPv4-mapped one written as IPv4."""
+    return host[len(MAPPED) :] if host.startswith(MAPPED) and "." in host else host
+
+
 def _address(name: tuple[str, int]) -> tuple[str, int]:
-    host, port = name[0], name[1]
-    if host.startswith(MAPPED) and "." in host:
-        host = host[len(MAPPED) :]
-    return host, port
+    return unmapped(name[0]), name[1]
 
 
 def _remote(connection: socket.socket, unit: str) -> tuple[str, int] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from spawnhelper import service
+from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import Problem, misconfigured, shown
+from spawnhelper.values import DIGITS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ else:
 
 WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 DEVICE_SIZE = 16  # IFNAMSIZ
+LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # RFC 4291, 2.5.6
+LONGEST_PATH = 107  # of the 108 octets of sun_path, less the NUL
 
 
 class Listener:
@@ -51,11 +55,6 @@ class Listener:
         self.device = ""
         self.dual_stack = self.family == socket.AF_INET6
 
-    def is_at(self, family: int, host: str, port: int, device: str) -> bool:
-        """Whether this is just the listener at that address."""
-        mine = (self.family, self.host, self.port, self.device)
-        return mine == (family, host, port, device)
-
     def overlaps(self, other: Listener) -> bool:
         """Whether the kernel refuses to listen at both."""
         if (self.port, self.device) != (other.port, other.device):
@@ -74,22 +73,27 @@ def address(text: str) -> tuple[int, str, int]:
     Raises ValueError with the end of a sentence that began with `ListenStream=TEXT`.
     """
     if text.startswith(("/", "@")):
+        if len(text.encode()) > LONGEST_PATH:
+            raise ValueError(f"is longer than the {LONGEST_PATH} bytes of a socket's path")
+        if text[0] == "/" and not {"", ".", ".."}.isdisjoint(text[1:].split("/")):
+            raise ValueError("is not a plain path; write it without //, /./ and /../")
         return socket.AF_UNIX, text, 0
     host, colon, port = text.rpartition(":")
     if not colon:
         family = socket.AF_INET6 if _has_ipv6() else socket.AF_INET
         host = WILDCARDS[family]
-    elif host.startswith("["):
-        family, host = socket.AF_INET6, host.strip("[]").partition("%")[0]
+    elif host.startswith("[") and host.endswith("]"):
+        family, host = socket.AF_INET6, host[1:-1]
+        port = port.partition("%")[0]  # systemd has the interface behind the port
     else:
         family = socket.AF_INET
     try:
         host = socket.inet_ntop(family, socket.inet_pton(family, host))
     except OSError:
         raise ValueError("is no address; write 127.0.0.1:PORT, [::1]:PORT, PORT or /PATH") from None
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not consists_of(port, DIGITS) or port[0] == "0" or len(port) > 5 or int(port) > 65535:
         raise ValueError("has no port from 1 to 65535")
-    return family, host, int(port)
+    return family, unmapped(host), int(port)
 
 
 def checked_section(file: str) -> list[Assignment]:
@@ -113,7 +117,7 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
     device, dual_stack = "", True
     for assignment in assignments:
         if assignment.key == "BindToDevice":
-            device = assignment.value
+            device = assignment.value.replace("*", "")
         elif assignment.key == "BindIPv6Only":
             dual_stack = assignment.value != "ipv6-only"
         elif assignment.key == "ListenStream" and not assignment.value:
@@ -133,8 +137,9 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
 def conflicts(file: str) -> list[Problem]:
     """Every ListenStream= of this file that another service's file, or another line, claims too."""
     mine = claimed(file)
-    files = [service.file_of(name) for name in service.installed()]
-    others = [listener for other in files if other != file for listener in claimed(other)]
+    # A draft of a service, wherever it is, is to replace the one that is installed.
+    files = [service.file_of(name) for name in service.installed() if name != service.name_of(file)]
+    others = [listener for other in files for listener in claimed(other)]
     return [
         _claimed_twice(listener, other)
         for place, listener in enumerate(mine)
@@ -144,25 +149,32 @@ def conflicts(file: str) -> list[Problem]:
 
 
 def service_of(connection: Connection) -> str:
-    """The service that listens at the connection's local address, a wildcard coming last; a
-    Refusal where that is none or not one alone."""
-    device = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE_SIZE)
-    bound = device.rstrip(b"\0").decode()
+    """The one service that can be listening at the connection's local address, or a Refusal."""
+    octets = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE_SIZE)
+    devices = [octets.rstrip(b"\0").decode()]
     family = connection.family
     if connection.local is None:
         host, port = connection.path or "", 0
     else:
         host, port = connection.local
-    listeners = [each for name in service.installed() for each in claimed(service.file_of(name))]
-    wanted = [host.partition("%")[0] if port else host]
-    if family in WILDCARDS:
-        wanted.append(WILDCARDS[family])
-    for each_host in wanted:
-        here = [each for each in listeners if each.is_at(family, each_host, port, bound)]
-        if len({each.service for each in here}) > 1:
-            raise misconfigured(_claimed_twice(here[1], here[0]))
-        if here:
-            return here[0].service
+        host = host.partition("%")[0]
+        if host.startswith(LINK_LOCAL):  # bound to its interface, whatever its listener was
+            devices.append("")
+    hosts = (host, WILDCARDS.get(family))
+    here = [
+        each
+        for name in filter(service.is_name, service.installed())
+        for each in claimed(service.file_of(name))
+        if (each.family, each.port) == (family, port)
+        and each.host in hosts
+        and each.device in devices
+    ]
+    # Any doubt is one too many: a listener at the very address may not be on, one at the wildcard
+    # may be.
+    if len({each.service for each in here}) > 1:
+        raise misconfigured(_claimed_twice(here[1], here[0]))
+    if here:
+        return here[0].service
     place = f"{host}:{port}" if port else host
     sentence = (
         f"no service file has ListenStream={place}; after a change run systemctl daemon-reload and "

@@ -22,6 +22,7 @@ else:
     import posix as os
 
 JOURNAL = "/run/systemd/journal/socket"
+SEND_TIME = 1.0  # seconds
 DAEMON = 3  # syslog(3)
 MESSAGE_IDS = {
     outcome.SUCCESS: "fcaaa835aa6a4e84a066789e1b15fc45",
@@ -117,13 +118,12 @@ def write(fields: list[str], *, foreground: bool) -> None:
     """One journal entry. Standard error has all of it where there is no journal or no library to
     reach it, and its sentence where a person has the helper in the foreground."""
     if not _sent(fields):
-        shown_fields = fields
+        said = fields
     elif foreground:
-        shown_fields = fields[:1]
+        said = fields[:1]
     else:
         return
-    text = "\n    ".join(shown_fields).removeprefix("MESSAGE=")
-    print(text, file=sys.stderr)
+    print("\n    ".join(said).removeprefix("MESSAGE="), file=sys.stderr)
 
 
 def _sent(fields: list[str]) -> bool:
@@ -131,9 +131,14 @@ def _sent(fields: list[str]) -> bool:
         os.stat(JOURNAL)  # without it sendv() does nothing, and raises nothing
         from systemd import _journal
 
+        # journald may be stuck, and its socket full: the alarm interrupts sendmsg(2).
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, SEND_TIME)
         _journal.sendv(*(field.encode(errors="surrogateescape") for field in fields))
     except (OSError, ImportError):
         return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return True
 
 

@@ -93,6 +93,13 @@ def installed() -> list[str]:
     )
 
 
+def is_name(name: str) -> bool:
+    """Whether a service can be called so: NAME is a part of names of units."""
+    return (
+        consists_of(name, NAME_CHARACTERS + "-.") and name[0] != "." and len(name) <= LONGEST_NAME
+    )
+
+
 def load(file: str) -> Service:
     """The service of this file, or a Refusal with every problem that the file has."""
     assignments, problems = read(file)
@@ -153,7 +160,7 @@ def read(file: str) -> tuple[list[Assignment], list[Problem]]:
     if not file.endswith(SUFFIX):
         sentence = "the name does not end with .conf; rename the file"
         raise misconfigured(Problem(shown(file), None, sentence))
-    if not consists_of(name, NAME_CHARACTERS + "-.") or name[0] == "." or len(name) > LONGEST_NAME:
+    if not is_name(name):
         sentence = "a service is named with letters, digits, - _ and .; rename the file"
         raise misconfigured(Problem(shown(file), None, sentence))
     descriptor = _open(file)
@@ -186,18 +193,25 @@ def _open(file: str) -> int:
 
 def _check_writers(file: str, descriptor: int) -> None:
     """Refuses what others than root, or who runs this, can write or replace."""
-    found = os.fstat(descriptor)
-    folder = os.stat(file.rpartition("/")[0] or ("/" if file[0] == "/" else "."))
-    for what, of in (("service file", found), ("folder of the service file", folder)):
+    folder = "folder of the service file"
+    places = [("service file", os.fstat(descriptor)), (folder, os.stat(_folder_of(file)))]
+    real = os.readlink(f"/proc/self/fd/{descriptor}")
+    if real != file:  # a symbolic link somewhere on the way
+        places.append((folder, os.stat(_folder_of(real))))
+    for what, of in places:
         sentence = ""
         if of.st_uid not in (0, os.geteuid()):
             sentence = f"the {what} belongs to uid {of.st_uid}; make root its owner"
         # In a folder with the sticky bit others can add files, but not replace this one.
-        sticky = of is folder and of.st_mode & stat.S_ISVTX
+        sticky = what == folder and of.st_mode & stat.S_ISVTX
         if of.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
             sentence = f"others than root can write the {what}; chmod go-w it"
         if sentence:
             raise misconfigured(Problem(file, None, sentence))
+
+
+def _folder_of(file: str) -> str:
+    return file.rpartition("/")[0] or ("/" if file[0] == "/" else ".")
 
 
 def _content(descriptor: int) -> bytes:

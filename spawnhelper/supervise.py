@@ -29,6 +29,7 @@ USEC_PER_SEC = 1_000_000
 # A killed process can be stuck in the kernel; then systemd goes on to wait for it, and says so.
 SWEEP_TIME = 1_000 * NSEC_PER_MSEC
 LONGEST_SENTENCE = 4096
+LONGEST_PAUSE = 3_600_000  # milliseconds; poll(2) takes no more than an int of them
 
 
 class Supervision:
@@ -118,7 +119,7 @@ class Supervision:
         timeout = None
         if deadline is not None:
             left = deadline - time.monotonic_ns()
-            timeout = max(0, -(-left // NSEC_PER_MSEC))
+            timeout = min(max(0, -(-left // NSEC_PER_MSEC)), LONGEST_PAUSE)
         for descriptor, _ in self._poll.poll(timeout):
             if descriptor == self._woken:
                 numbers = os.read(descriptor, 4096)

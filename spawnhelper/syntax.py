@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 WHITESPACE = " \t"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -34,8 +38,11 @@ def strict_lines(text: bytes, file: str) -> list[str]:
     ):
         if octet in text:
             raise refusal(text.index(octet), what)
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    if BYTE_ORDER_MARK in text:  # systemd takes one away from the start of any line
+        raise refusal(text.index(BYTE_ORDER_MARK), "has a byte order mark; remove it")
     try:
-        return text.removeprefix(BYTE_ORDER_MARK).decode().split("\n")
+        return text.decode().split("\n")
     except UnicodeDecodeError as error:
         raise refusal(error.start, "is not UTF-8; save the file in that encoding") from None
 
@@ -61,22 +68,7 @@ def parse(
 
     section: str | None = None  # None: before the first header, or in a section without meaning
     headed = False
-    pending = ""
-    source: list[str] = []
-    first = 0
-    for number, raw in enumerate(lines, 1):
-        line = raw.lstrip(WHITESPACE)
-        if line[:1] in ("#", ";"):  # also between the lines of a continued value
-            continue
-        if not source:
-            first = number
-        source.append(raw)
-        pending += line
-        if _continues(pending) and number < len(lines):
-            pending = pending[:-1] + " "
-            continue
-        whole, pending = pending.strip(WHITESPACE), ""
-        mine, source = source, []
+    for first, whole, source in _joined(lines):
         if not whole:
             continue
         if whole[0] == "[":
@@ -100,8 +92,29 @@ def parse(
         if not equals or not key:
             problem(first, f"{shown(whole)} is not an assignment; write KEY=VALUE")
             continue
-        assignments.append(Assignment(section, key, value.lstrip(WHITESPACE), first, mine))
+        assignments.append(Assignment(section, key, value.lstrip(WHITESPACE), first, source))
     return assignments, problems
+
+
+def _joined(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Lines without comments, continued ones made one: the first one's number, the text, and the
+    lines as they stand."""
+    first, pending = 0, ""
+    source: list[str] = []
+    for number, raw in enumerate(lines, 1):
+        line = raw.lstrip(WHITESPACE)
+        if line[:1] in ("#", ";"):  # also between the lines of a continued value
+            continue
+        first = first or number
+        source.append(raw)
+        pending += line
+        if _continues(pending):
+            pending = pending[:-1] + " "
+            continue
+        yield first, pending.strip(WHITESPACE), source
+        first, pending, source = 0, "", []
+    if source:
+        yield first, pending.strip(WHITESPACE), source
 
 
 def _continues(line: str) -> bool:

@@ -19,8 +19,9 @@ BYTES_RECEIVED = slice(128, 136)
 NOTSENT_BYTES = slice(144, 148)
 BYTES_SENT = slice(200, 208)
 BYTES_RETRANS = slice(208, 216)
-# States after the client's FIN, which the kernel counts as one more byte received.
-FIN_RECEIVED = (6, 8, 9, 11)  # TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING
+# States after the client's FIN, which the kernel counts as one more byte received. CLOSE is also
+# that of a reset, after which the count is that of nothing certain.
+FIN_RECEIVED = (6, 7, 8, 9, 11)  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 
 
 def count(connection: Connection) -> tuple[int, int] | None:
@@ -38,4 +39,4 @@ def count(connection: Connection) -> tuple[int, int] | None:
         return int.from_bytes(info[octets], sys.byteorder)
 
     received = field(BYTES_RECEIVED) - (field(STATE) in FIN_RECEIVED)
-    return received, field(BYTES_SENT) - field(BYTES_RETRANS) + field(NOTSENT_BYTES)
+    return max(0, received), field(BYTES_SENT) - field(BYTES_RETRANS) + field(NOTSENT_BYTES)

@@ -54,6 +54,7 @@ CONNECTION_VARIABLES = (
     "UNIXREMOTEEGID",
     "SPAWN_SERVICE",
 )
+MOST_DIGITS = 18  # of a number in a time span; a usec_t has twenty
 LONGEST_ACCOUNT = 256  # LOGIN_NAME_MAX
 DIGITS = "0123456789"
 NAME_CHARACTERS = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
@@ -73,7 +74,9 @@ def time_span(text: str) -> int | None:
         if rest.startswith("."):
             fraction = _leading(rest[1:], DIGITS)
             rest = rest[1 + len(fraction) :]
-        if not number and not fraction:
+            if not fraction or rest.startswith("."):
+                raise ValueError(wrong)
+        if not number + fraction or len(number + fraction) > MOST_DIGITS:
             raise ValueError(wrong)
         rest = rest.lstrip()
         unit = _leading(rest, UNIT_CHARACTERS)

@@ -76,18 +76,38 @@ def obstacle() -> str:
     return ""
 
 
-def install_tools() -> list[str]:
-    """Installs what makes and boots machines; the packages that this added to the host."""
-    wanted = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
-    if not wanted:
+def missing_tools() -> list[str]:
+    """The packages with what makes and boots machines, as far as this host lacks it."""
+    return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+
+
+def install(packages: Sequence[str]) -> list[str]:
+    """Installs packages on this host; those that this added, dependencies included."""
+    if not packages:
         return []
     apt = ["apt-get", "-q", "-y", "--no-install-recommends"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    quiet = {"env": environment, "stdout": subprocess.DEVNULL}
-    subprocess.run([*apt, "update"], check=True, **quiet)  # type: ignore[call-overload]
     before = _installed_packages()
-    subprocess.run([*apt, "install", *wanted], check=True, **quiet)  # type: ignore[call-overload]
+    for arguments in (["update"], ["install", *packages]):
+        subprocess.run([*apt, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
     return sorted(_installed_packages() - before)
+
+
+@contextlib.contextmanager
+def installed(packages: Sequence[str]) -> Iterator[None]:
+    """Packages on this host for as long as they are needed."""
+    added = install(packages)
+    try:
+        yield
+    finally:
+        if added:
+            purge = ["apt-get", "-q", "-y", "purge", *added]
+            subprocess.run(purge, check=False, stdout=subprocess.DEVNULL)
+
+
+def tools() -> contextlib.AbstractContextManager[None]:
+    """What makes and boots machines, for as long as it is needed."""
+    return installed(missing_tools())
 
 
 def _installed_packages() -> set[str]:

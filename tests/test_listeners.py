@@ -12,6 +12,7 @@ from conftest import (
     connection_units,
     free_port,
     in_machine,
+    journal,
     read_all,
     run,
     systemd_version,
@@ -70,6 +71,39 @@ def test_wildcards_of_two_families_on_one_port(service: Callable[..., Installed]
     assert said(("127.0.0.1", port)) == four.name
     with socket.create_connection(("::1", port)) as client:
         assert read_all(client).decode().strip() == six.name
+
+
+def test_a_draft_takes_no_connection_of_a_wildcard(service: Callable[..., Installed]) -> None:
+    """Before systemd 257 nobody can tell which of the two listens; so neither command runs."""
+    port = free_port()
+    listening = service(WHO, address=("0.0.0.0", port))
+    draft = service(WHO, address=("127.0.0.1", port), start=False)
+    wanted = listening.name if systemd_version() >= 257 else ""
+    assert said(("127.0.0.1", port)) == wanted
+    if not wanted:
+        (record,) = until(lambda: journal(f"SPAWN_LOCAL_PORT={port}"))
+        assert "give each service an address of its own" in record["MESSAGE"]
+        for one, other in ((listening, draft), (draft, listening)):
+            assert f"is where {other.name} listens" in one.check().stderr
+
+
+def test_a_link_local_client(service: Callable[..., Installed]) -> None:
+    """The kernel says of its connection that it is bound to an interface."""
+    port = free_port()
+    run("ip", "-6", "address", "replace", "fe80::77/64", "dev", "lo", "nodad")
+    there = service(WHO, start=False)
+    listen(there, f"ListenStream=[::]:{port}")
+    client = socket.socket(socket.AF_INET6)
+    with client:
+        client.connect(("fe80::77", port, 0, 1))
+        assert read_all(client).decode().strip() == there.name
+
+
+def test_a_mapped_address(service: Callable[..., Installed]) -> None:
+    port = free_port()
+    there = service(WHO, start=False)
+    listen(there, f"ListenStream=[::ffff:127.0.0.1]:{port}", "BindToDevice=*")
+    assert said(("127.0.0.1", port)) == there.name
 
 
 def test_several_addresses_and_specifiers(service: Callable[..., Installed]) -> None:

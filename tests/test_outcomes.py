@@ -162,6 +162,13 @@ def test_time_limit_infinity(service: Callable[..., Installed]) -> None:
     assert said(there.record()) == ("success", "exited", "0", "5")
 
 
+@pytest.mark.parametrize("limit", ["30d", "500y"])
+def test_a_time_limit_beyond_what_poll_takes(service: Callable[..., Installed], limit: str) -> None:
+    there = service(f"User=nobody\nTimeLimit={limit}\nArgv=/bin/sh -c 'sleep 0.1; echo here'")
+    assert there.talk() == b"here\n"
+    assert said(there.record()) == ("success", "exited", "0", "5")
+
+
 def test_a_child_in_the_background_does_not_hold_the_client(
     service: Callable[..., Installed],
 ) -> None:
@@ -219,6 +226,20 @@ def test_bytes_are_counted_both_ways(service: Callable[..., Installed]) -> None:
     assert there.talk(data) == data
     record = there.record()
     assert (record["SPAWN_BYTES_IN"], record["SPAWN_BYTES_OUT"]) == ("300000", "300000")
+
+
+def test_bytes_are_counted_when_both_have_shut_down(service: Callable[..., Installed]) -> None:
+    script = SCRATCH / "both.py"
+    script.write_text(
+        "import socket\ns = socket.socket(fileno=0)\ns.sendall(b'answer')\n"
+        "s.shutdown(socket.SHUT_WR)\nwhile s.recv(100): pass\n"
+    )
+    there = service(f"User=nobody\nArgv=/usr/bin/python3 {script}")
+    with there.connect() as client:
+        assert read_all(client) == b"answer"
+        client.sendall(b"0123456789")
+    record = there.record()
+    assert (record["SPAWN_BYTES_IN"], record["SPAWN_BYTES_OUT"]) == ("10", "6")
 
 
 def test_nobody_counts_bytes_of_a_unix_socket(service: Callable[..., Installed]) -> None:

@@ -357,6 +357,7 @@ def test_a_file_that_is_gone(service: Callable[..., Installed]) -> None:
         (b"\0", 8, "has a NUL byte; a service file is plain text"),
         (b"\r\n", 8, "has a carriage return; save the file with Unix line ends"),
         (b"\xff", 8, "is not UTF-8; save the file in that encoding"),
+        (b"\xef\xbb\xbf", 8, "has a byte order mark; remove it"),
     ],
 )
 def test_a_file_that_is_no_text(
@@ -424,9 +425,25 @@ def test_names_that_make_no_service() -> None:
             "ListenStream=vsock:2:1234 is no address; write 127.0.0.1:PORT, [::1]:PORT, "
             "PORT or /PATH",
         ),
+        *(
+            (f"ListenStream={place}", f"ListenStream={place} has no port from 1 to 65535")
+            for place in ("127.0.0.1:70000", "127.0.0.1:0", "127.0.0.1:020037", "1234567", "²")
+        ),
+        *(
+            (
+                f"ListenStream={place}",
+                f"ListenStream={place} is not a plain path; write it without //, /./ and /../",
+            )
+            for place in ("/run//x", "/run/./x", "/run/../x", "/run/x/")
+        ),
         (
-            "ListenStream=127.0.0.1:70000",
-            "ListenStream=127.0.0.1:70000 has no port from 1 to 65535",
+            f"ListenStream=/{'x' * 107}",
+            f"ListenStream=/{'x' * 76}... is longer than the 107 bytes of a socket's path",
+        ),
+        (
+            "ListenStream=[[::1]]:80",
+            "ListenStream=[[::1]]:80 is no address; write 127.0.0.1:PORT, [::1]:PORT, "
+            "PORT or /PATH",
         ),
         (
             "ListenStream=/run/%q",
@@ -456,6 +473,29 @@ def test_no_address_at_all(service: Callable[..., Installed]) -> None:
         f"{there.file}: [Socket] has no ListenStream=; write where to listen, as in "
         "127.0.0.1:10031\n"
     )
+
+
+def test_a_link_into_a_folder_that_others_can_write(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/echo this ran")
+    elsewhere = Path("/var/tmp/spawn-elsewhere")
+    elsewhere.mkdir(exist_ok=True)
+    elsewhere.chmod(0o777)
+    there.file.rename(elsewhere / "file.conf")
+    there.file.symlink_to(elsewhere / "file.conf")
+    sentence = "others than root can write the folder of the service file; chmod go-w it"
+    assert f"{there.file}: {sentence}" in refused(there)["MESSAGE"]
+    elsewhere.chmod(0o755)
+    assert there.talk() == b"this ran\n"
+
+
+def test_a_draft_replaces_its_namesake(service: Callable[..., Installed], tmp_path: Path) -> None:
+    there = service(f"User=nobody\n{TRUE}")
+    draft = tmp_path / there.file.name
+    draft.write_text(there.file.read_text())
+    draft.chmod(0o644)
+    assert run("spawnctl", "check", str(draft)).stdout == f"{draft}: ok\n"
+    done = run("spawnctl", "check", there.file.name, cwd=FOLDER)
+    assert done.stdout == f"{there.file.name}: ok\n"
 
 
 def test_keys_below_the_wrong_header(service: Callable[..., Installed]) -> None:
@@ -575,6 +615,8 @@ def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Inst
         assert wanted in record["MESSAGE"]
         assert record["SPAWN_RESULT"] == "exec-failed"
         assert exit_status(record) == EX_UNAVAILABLE
+        if "may not" in sentence or "WorkingDirectory" in sentence:
+            assert there.check().stderr == f"{there.file}:{line}: {sentence}\n"
 
 
 @pytest.mark.parametrize(

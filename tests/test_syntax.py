@@ -55,7 +55,8 @@ def test_what_is_wrong_is_said_with_its_line() -> None:
 
 
 def test_a_continuation_at_the_end_of_the_file() -> None:
-    assert parsed("[Spawn]\nArgv=a \\") == ([("Spawn", "Argv", "a \\", 2)], [])
+    assert parsed("[Spawn]\nArgv=a \\") == ([("Spawn", "Argv", "a", 2)], [])
+    assert parsed("[Spawn]\nArgv=a\\\n# the end") == ([("Spawn", "Argv", "a", 2)], [])
 
 
 def test_a_piece_of_a_file_fits_a_sentence() -> None:

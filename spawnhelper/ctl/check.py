@@ -6,11 +6,14 @@ Without an argument every service in /etc/spawn is checked. The exit status is 0
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import subprocess
 import sys
+from typing import Any
 
 from spawnhelper import command, identity, listeners, service
-from spawnhelper.outcome import Problem, Refusal, misconfigured
+from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,29 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
+def rehearse(settings: service.Service, who: identity.Identity, program: str) -> list[Problem]:
+    """What only the command's own user can tell: whether the program and the folder are open to it.
+
+    Needs root. The sentences are those of a connection's record.
+    """
+
+    def may(test: str, path: str) -> bool:
+        account: dict[str, Any] = {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
+        return subprocess.run(["/usr/bin/test", test, path], check=False, **account).returncode == 0
+
+    problems = []
+    if not may("-x", program):
+        why = command.NOT_RUN[errno.EACCES].format(user=who.user)
+        problems.append(settings.problem("Argv", f"Argv={shown(program)}: {why}"))
+    directory = settings.working_directory
+    folder = who.home if directory.home else directory.path
+    if not directory.optional and not (may("-d", folder) and may("-x", folder)):
+        why = os.strerror(errno.EACCES if os.path.exists(folder) else errno.ENOENT)
+        sentence = f"WorkingDirectory={shown(folder)}: {why}"
+        problems.append(settings.problem("WorkingDirectory", sentence))
+    return problems
+
+
 def file_of(wanted: str) -> str:
     """The file of a service that is named by it, by its name, or by its socket unit."""
     if "/" in wanted or wanted.endswith(service.SUFFIX):
@@ -59,12 +85,19 @@ def examine(file: str) -> Refusal | None:
         problems += refusal.problems
         status = refusal.status
     else:
-        for stage in (identity.resolve, command.find):
-            try:
-                stage(settings)
-            except Refusal as refusal:
-                problems += refusal.problems
-                status = status or refusal.status
+        who = program = None
+        try:
+            who = identity.resolve(settings)
+        except Refusal as refusal:
+            problems += refusal.problems
+            status = refusal.status
+        try:
+            program = command.find(settings)
+        except Refusal as refusal:
+            problems += refusal.problems
+            status = status or refusal.status
+        if who and program and os.geteuid() == 0:
+            problems += rehearse(settings, who, program)
     try:
         listeners.checked_section(file)
     except Refusal as refusal:
