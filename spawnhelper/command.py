@@ -103,7 +103,7 @@ def start(service: Service, identity: Identity, connection: Connection) -> Proce
     try:
         import _prctl
     except ImportError as error:
-        sentence = f"the library {error.name} is missing; install python3-prctl"
+        sentence = f"the library {error.name or error} is missing; install python3-prctl"
         raise Refusal(RESOURCES, os.EX_UNAVAILABLE, sentence) from None
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -19,8 +20,9 @@ from conftest import BOOTED, PATIENCE, connect, free_port, in_machine, read_all,
 
 SPAWNCTL = ["/usr/bin/spawnctl"] if BOOTED else [sys.executable, "-m", "spawnhelper.ctl"]
 USER = "spawn-alice"
-needs_activator = pytest.mark.skipif(
-    not shutil.which("systemd-socket-activate"), reason="needs systemd-socket-activate"
+needs_libraries = pytest.mark.skipif(
+    not shutil.which("systemd-socket-activate") or not importlib.util.find_spec("_prctl"),
+    reason="needs systemd-socket-activate and python3-prctl",
 )
 
 
@@ -235,7 +237,7 @@ def test_a_bad_file_is_not_served(folder: Path) -> None:
     assert done.stderr.startswith(f"{file}:")
 
 
-@needs_activator
+@needs_libraries
 @pytest.mark.skipif(os.geteuid() == 0, reason="for an ordinary user")
 def test_without_a_machine(folder: Path) -> None:
     user = pwd.getpwuid(os.geteuid()).pw_name
