@@ -19,7 +19,7 @@ T = TypeVar("T")
 Address = tuple[str, int] | str
 
 FOLDER = Path("/etc/spawn")
-PATIENCE = 10.0  # seconds, for anything that takes milliseconds
+PATIENCE = 30.0  # seconds, for what takes milliseconds on a machine with nothing else to do
 BOOTED = "SPAWNHELPER_MACHINE" in os.environ
 in_machine = pytest.mark.skipif(not BOOTED, reason="needs a booted machine: tests/run")
 _numbers = itertools.count()

@@ -133,7 +133,7 @@ def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> N
     record = there.record()
     assert said(record) == ("time-limit", "killed", "KILL", "4")
     assert "over its time limit, killed by SIGKILL after" in record["MESSAGE"]
-    assert 500_000 <= int(record["SPAWN_DURATION_USEC"]) < 550_000
+    assert 500_000 <= int(record["SPAWN_DURATION_USEC"]) < 600_000
     assert until(lambda: not connection_units(), 1.0), "the control group is empty"
     pids = [int(mark.read_text()) for mark in marks]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
@@ -153,7 +153,7 @@ def test_no_kill_delay_kills_at_once(service: Callable[..., Installed]) -> None:
     assert there.talk() == b""
     record = there.record()
     assert said(record) == ("time-limit", "killed", "KILL", "4")
-    assert 200_000 <= int(record["SPAWN_DURATION_USEC"]) < 250_000
+    assert 200_000 <= int(record["SPAWN_DURATION_USEC"]) < 300_000
 
 
 def test_time_limit_infinity(service: Callable[..., Installed]) -> None:
