@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     file = arguments[1] if arguments[:1] == ["--file"] else None
     unit = arguments[0] if file is None and arguments else ""
     connection = None
+    foreground = file is not None
     name = "" if file is None else service.name_of(file)
     try:
         command.hold_signals()
@@ -54,15 +55,15 @@ def main(arguments: list[str]) -> int:
         supervision.sweep()
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
-            record.write(fields, foreground=file is not None)
+            record.write(fields, foreground=foreground)
         return 0
     except Refusal as refusal:
-        return refuse(unit, connection, name, refusal, foreground=file is not None)
+        return refuse(unit, connection, name, refusal, foreground=foreground)
     except Exception as error:
         sys.excepthook(*sys.exc_info())
         sentence = f"{type(error).__name__}: {error}"
         fault = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
-        return refuse(unit, connection, name, fault, foreground=file is not None)
+        return refuse(unit, connection, name, fault, foreground=foreground)
 
 
 def refuse(

@@ -171,8 +171,9 @@ def service_of(connection: Connection) -> str:
     ]
     # Any doubt is one too many: a listener at the very address may not be on, one at the wildcard
     # may be.
-    if len({each.service for each in here}) > 1:
-        raise misconfigured(_claimed_twice(here[1], here[0]))
+    for each in here:
+        if each.service != here[0].service:
+            raise misconfigured(_claimed_twice(each, here[0]))
     if here:
         return here[0].service
     place = f"{host}:{port}" if port else host

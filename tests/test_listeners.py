@@ -85,6 +85,14 @@ def test_a_draft_takes_no_connection_of_a_wildcard(service: Callable[..., Instal
         assert "give each service an address of its own" in record["MESSAGE"]
         for one, other in ((listening, draft), (draft, listening)):
             assert f"is where {other.name} listens" in one.check().stderr
+        # A second line of the file that is read first is not what the record is to name.
+        first = min((listening, draft), key=lambda each: each.name)
+        both = f"ListenStream=0.0.0.0:{port}\nListenStream=127.0.0.1:{port}"
+        first.file.write_text(f"[Socket]\n{both}\n[Spawn]\n{WHO}\n")
+        assert said(("127.0.0.1", port)) == ""
+        record = until(lambda: journal(f"SPAWN_LOCAL_PORT={port}")[1:])[0]
+        assert str(listening.file) in record["MESSAGE"]
+        assert str(draft.file) in record["MESSAGE"]
 
 
 def test_a_link_local_client(service: Callable[..., Installed]) -> None:
