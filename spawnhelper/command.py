@@ -10,7 +10,7 @@ import errno
 import time
 from posix import environ
 
-from spawnhelper.identity import drop
+from spawnhelper.identity import Acting, drop
 from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured, shown
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import os
     import signal
     from collections.abc import Mapping
+    from types import ModuleType
     from typing import NoReturn
 
     from spawnhelper.identity import Identity
@@ -29,7 +30,9 @@ else:
     import posix as os
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
+MOST_LINKS = 40  # path_resolution(7)
 EXPORTED = ("TZ", "LANG")  # what Postfix exports by default, but for its own MAIL_CONFIG
+RLIMIT_LOCKS = 10  # the one that the resource module does not have
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
 # What execve(2) means by an error, once there is a file with that name.
@@ -41,17 +44,35 @@ NOT_RUN = {
 }
 
 
+class Streams:
+    """What the command has instead of the socket itself. input: a pipe to its standard input, where
+    somebody has to count. output: one from its standard output and error, where the kernel counts
+    nothing. Each as the end to read from and the end to write to; None: the socket it is."""
+
+    __slots__ = ("input", "output")
+
+    def __init__(self, service: Service, connection: Connection) -> None:
+        self.input: tuple[int, int] | None = None
+        self.output: tuple[int, int] | None = None
+        if service.size_limit is not None:
+            self.input = os.pipe2(os.O_CLOEXEC)
+            if service.idle_limit is not None and not connection.tcp:
+                self.output = os.pipe2(os.O_CLOEXEC)
+
+
 class Process:
     """The forked child. started: CLOCK_MONOTONIC in nanoseconds. failure: a pipe that ends without
     a byte once the command runs, and otherwise has `KEY=WHAT: WHY`, KEY being that of the setting
-    to blame, if any."""
+    to blame, if any. input, output: our ends of its Streams, None where it has the socket."""
 
-    __slots__ = ("failure", "pid", "started")
+    __slots__ = ("failure", "input", "output", "pid", "started")
 
-    def __init__(self, pid: int, started: int, failure: int) -> None:
+    def __init__(self, pid: int, started: int, failure: int, streams: Streams) -> None:
         self.pid = pid
         self.started = started
         self.failure = failure
+        self.input = streams.input and streams.input[1]
+        self.output = streams.output and streams.output[0]
 
 
 def hold_signals() -> None:
@@ -63,12 +84,15 @@ def find(service: Service) -> str:
     """The path of the command's program, or a Refusal where there is none that could run."""
     name = service.argv[0]
     candidates = [name] if name.startswith("/") else [f"{d}/{name}" for d in PATH.split(":")]
+    root = service.root_directory or ""
+    if root:
+        _check_root(service, root)
     problem = (
         f"there is no {shown(name)} in {PATH.replace(':', ', ')}; install it, or write its path"
     )
     for path in candidates:
         try:
-            mode = os.stat(path).st_mode
+            mode = os.stat(within(root, path) if root else path).st_mode
         except PermissionError:
             return path  # in a folder closed to this process; execve will tell, as the user
         except OSError as error:
@@ -82,6 +106,42 @@ def find(service: Service) -> str:
     raise misconfigured(service.problem("Argv", f"Argv= {problem}"), status=os.EX_UNAVAILABLE)
 
 
+def _check_root(service: Service, root: str) -> None:
+    why = "this is not a folder"
+    try:
+        if stat.S_ISDIR(os.stat(root).st_mode):
+            return
+    except OSError as error:
+        why = error.strerror or ""
+    sentence = f"RootDirectory={shown(root)}: {why}; write the path of a folder"
+    raise misconfigured(service.problem("RootDirectory", sentence))
+
+
+def within(root: str, path: str) -> str:
+    """Where a path leads for one whose / is `root`, as it is called outside: symbolic links, too,
+    are followed inside only."""
+    done = ""
+    todo = path.split("/")
+    links = 0
+    while todo:
+        part = todo.pop(0)
+        if part == "..":
+            done = done.rpartition("/")[0]
+        elif part not in ("", "."):
+            try:
+                target = os.readlink(f"{root}{done}/{part}")
+                links += 1
+            except OSError:
+                target = ""  # no link; what else it may be, stat(2) will say
+            if not target or links > MOST_LINKS:
+                done += f"/{part}"
+                continue
+            if target.startswith("/"):
+                done = ""
+            todo = target.split("/") + todo
+    return root + done
+
+
 def environment(service: Service, connection: Connection) -> dict[str, str]:
     """The command's whole environment: an allow-list, of which the connection's part comes last."""
     found = {"PATH": PATH}
@@ -92,13 +152,12 @@ def environment(service: Service, connection: Connection) -> dict[str, str]:
     return found | service.environment | connection.variables() | {"SPAWN_SERVICE": service.name}
 
 
-def start(service: Service, identity: Identity, connection: Connection) -> Process:
+def start(service: Service, identity: Identity, connection: Connection, program: str) -> Process:
     """Forks the command; a Refusal where that is not possible.
 
     From here on whatever the command leaves behind is handed to this process (prctl(2),
     PR_SET_CHILD_SUBREAPER), which so can end and account for all of it.
     """
-    program = find(service)
     variables = environment(service, connection)
     try:
         import _prctl
@@ -108,27 +167,34 @@ def start(service: Service, identity: Identity, connection: Connection) -> Proce
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         failure, told = os.pipe2(os.O_CLOEXEC)
+        streams = Streams(service, connection)
         started = time.monotonic_ns()
         pid = os.fork()
     except OSError as error:
         sentence = f"no process can be started: {error.strerror}"
         raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
     if pid == 0:
-        _become(service, identity, connection.socket.fileno(), program, variables, told)
+        _become(service, identity, connection.socket.fileno(), streams, program, variables, told)
     os.close(told)
-    return Process(pid, started, failure)
+    if streams.input is not None:
+        os.close(streams.input[0])
+    if streams.output is not None:
+        os.close(streams.output[1])
+    return Process(pid, started, failure, streams)
 
 
 def _become(
     service: Service,
     identity: Identity,
     client: int,
+    streams: Streams,
     program: str,
     variables: Mapping[str, str],
     told: int,
 ) -> NoReturn:
-    """The child's steps, in order. The streams come last: before them nothing that this process
-    might print can reach the client, and behind them it does nothing but execve(2)."""
+    """The child's steps, in order. What needs a file of the machine comes before the root is
+    changed, what needs root before the drop. The streams come late: before them nothing that this
+    process might print can reach the client, and behind them it makes system calls only."""
     key, what = "", "starting a session"
     try:
         import _prctl
@@ -140,6 +206,26 @@ def _become(
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(service.umask)
+        key, what = "StandardError", service.standard_error
+        output = client if streams.output is None else streams.output[1]
+        errors = _standard_error(service, identity, output)
+        if service.nice is not None:
+            key, what = "Nice", str(service.nice)
+            os.setpriority(os.PRIO_PROCESS, 0, service.nice)
+        if service.oom_score_adjust is not None:
+            key, what = "OOMScoreAdjust", str(service.oom_score_adjust)
+            _write("/proc/self/oom_score_adj", what)
+        limits = service.limits()
+        if limits:
+            import resource
+
+            for key, (_, hard) in limits.items():
+                what = service.given[key][-1].value
+                _allow(resource, _number(resource, key), hard)
+        if service.root_directory is not None:
+            key, what = "RootDirectory", service.root_directory
+            os.chroot(service.root_directory)
+            os.chdir("/")
         key, what = "User", identity.user
         drop(identity)
         if service.no_new_privileges:
@@ -147,24 +233,51 @@ def _become(
             _prctl.prctl(_prctl.PR_SET_NO_NEW_PRIVS, 1)
         key, what = "WorkingDirectory", service.working_directory.path or identity.home
         _enter(service.working_directory, identity.home)
-        key, what = "StandardError", service.standard_error
-        errors = _standard_error(service, client)
+        key, what = "", "taking the streams"
+        source = client if streams.input is None else streams.input[0]
+        for target, descriptor in ((0, source), (1, output), (2, errors)):
+            os.dup2(descriptor, target)
+        for key, pair in limits.items():
+            what = service.given[key][-1].value
+            resource.setrlimit(_number(resource, key), pair)
         key, what = "Argv", shown(program)
-        for target, source in ((0, client), (1, client), (2, errors)):
-            os.dup2(source, target)
-        os.execve(program, service.argv, variables)
+        argv0 = service.argv[0] if service.argv0 is None else service.argv0
+        os.execve(program, [argv0, *service.argv[1:]], variables)
     except OSError as error:
         reason = error.strerror
         if key == "Argv":
             reason = NOT_RUN.get(error.errno or 0, "{error}").format(
                 error=reason, user=identity.user
             )
+    except ValueError as error:  # a limit beyond what this process may give
+        reason = str(error)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
     try:
         os.write(told, f"{key}={what}: {reason}".encode(errors="replace"))
     finally:
         os._exit(os.EX_OSERR)
+
+
+def _number(resource: ModuleType, key: str) -> int:
+    """The kernel's number of a resource, by the key of its limit."""
+    name = key.removeprefix("Limit")
+    found: int = getattr(resource, f"RLIMIT_{name}", RLIMIT_LOCKS)
+    return found
+
+
+def _allow(resource: ModuleType, number: int, hard: int) -> None:
+    """Raises the hard limit as far as needed: after the drop limits can only be lowered. And only
+    there they are, for this process has things to do yet."""
+    soft, present = resource.getrlimit(number)
+    if present != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > present):
+        resource.setrlimit(number, (soft, hard))
+
+
+def _write(file: str, text: str) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
 
 
 def _enter(directory: Directory, home: str) -> None:
@@ -176,15 +289,15 @@ def _enter(directory: Directory, home: str) -> None:
         os.chdir("/")
 
 
-def _standard_error(service: Service, client: int) -> int:
+def _standard_error(service: Service, identity: Identity, output: int) -> int:
     if service.standard_error == "socket":
-        return client
+        return output
     if service.standard_error == "null":
         return os.open("/dev/null", os.O_RDWR)
-    # Connected by the command's own process, under its own user, as journald will note; notice is
-    # what LogLevelMax= of spawn@.service lets through.
+    # notice is what LogLevelMax= of spawn@.service lets through.
     from systemd import _journal
 
-    name = service.argv[0].rpartition("/")[2]  # as systemd does it, and never that of a record
-    descriptor: int = _journal.stream_fd(name, NOTICE, True)
+    name = service.syslog_identifier or service.argv[0].rpartition("/")[2]
+    with Acting(identity):  # journald notes who connects
+        descriptor: int = _journal.stream_fd(name, NOTICE, True)
     return descriptor

@@ -2,8 +2,8 @@
 
 The client waits for the command, so its start has a budget: before the fork, nothing beyond the
 interpreter's own modules, C modules that are part of it, _prctl, and the files of this package
-named below. What only the waiting parent needs is imported behind the fork. tests/test_budget.py
-holds this to account.
+named below. What only some services need is imported where they need it, what only the waiting
+parent needs behind the fork. tests/test_budget.py holds this to account.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import sys
 from posix import environ
 
-from spawnhelper import command, identity, inherited, service
-from spawnhelper.outcome import RESOURCES, Refusal
+from spawnhelper import command, files, identity, inherited, service
+from spawnhelper.outcome import RESOURCES, SIZE_LIMIT, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+
+    from spawnhelper.relay import Relay
+    from spawnhelper.service import Service
 else:
     import posix as os
 
@@ -29,9 +32,10 @@ def main(arguments: list[str]) -> int:
     """
     file = arguments[1] if arguments[:1] == ["--file"] else None
     unit = arguments[0] if file is None and arguments else ""
-    connection = None
     foreground = file is not None
-    name = "" if file is None else service.name_of(file)
+    connection = None
+    name = "" if file is None else files.name_of(file)
+    settings = None
     try:
         command.hold_signals()
         connection = inherited.take(environ, unit)
@@ -40,44 +44,84 @@ def main(arguments: list[str]) -> int:
             from spawnhelper import listeners
 
             name = listeners.service_of(connection)
-        settings = service.load(file or service.file_of(name))
+        settings = service.load(file or files.file_of(name))
+        service.check_idle_limit(settings, tcp=connection.tcp)
+        if settings.proxied:
+            from spawnhelper import proxy
+
+            proxy.receive(settings, connection)
+        if settings.restricted:
+            from spawnhelper import admission
+
+            admission.check(settings, connection)
         who = identity.resolve(settings)
         identity.check_reach(settings, who)
-        process = command.start(settings, who, connection)
+        program = command.find(settings)
+        if settings.banner is not None:
+            from spawnhelper import banner
+
+            banner.greet(settings, connection)
+        process = command.start(settings, who, connection, program)
 
         from spawnhelper import record, traffic
         from spawnhelper.supervise import Supervision
 
-        supervision = Supervision(process, settings)
+        relay: Relay | None = None
+        if settings.size_limit is not None:
+            from spawnhelper.relay import Relay
+
+            relay = Relay(connection, process, settings.size_limit)
+        meter = traffic.Meter(connection, relay, process.started)
+        supervision = Supervision(process, settings, meter, relay)
         supervision.until_end()
-        counted = traffic.count(connection)
+        if relay is not None:
+            relay.flush()
+        counted = meter.count()
         connection.end()
         supervision.sweep()
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
+        if supervision.result == SIZE_LIMIT:
+            from spawnhelper.linger import linger
+
+            linger(connection.socket)
         return 0
     except Refusal as refusal:
-        return refuse(unit, connection, name, refusal, foreground=foreground)
+        return refuse(unit, connection, name, settings, refusal, foreground=foreground)
     except Exception as error:
         sys.excepthook(*sys.exc_info())
         sentence = f"{type(error).__name__}: {error}"
         fault = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
-        return refuse(unit, connection, name, fault, foreground=foreground)
+        return refuse(unit, connection, name, settings, fault, foreground=foreground)
 
 
 def refuse(
     unit: str,
     connection: inherited.Connection | None,
     name: str,
+    settings: Service | None,
     refusal: Refusal,
     *,
     foreground: bool,
 ) -> int:
-    """Ends a connection that gets no command, without a byte to the client."""
+    """Ends a connection that gets no command, without a byte to the client but for a banner.
+
+    settings: None where it was refused before there were any.
+    """
     from spawnhelper import record
 
     if connection is not None:
+        if refusal.answer:
+            from spawnhelper import banner
+
+            banner.send(connection, refusal.answer)
         connection.end()
-    record.write(record.of_refusal(unit, connection, name, refusal), foreground=foreground)
+    if settings is None or record.wanted(settings.log, refusal.result):
+        fields = record.of_refusal(unit, connection, name, settings, refusal)
+        record.write(fields, foreground=foreground)
+    if connection is not None and refusal.answer:
+        from spawnhelper.linger import linger
+
+        linger(connection.socket)
     return refusal.status

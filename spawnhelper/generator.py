@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from spawnhelper import listeners, service
+from spawnhelper import files, listeners
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
 DROP_IN = "50-spawn.conf"
@@ -23,14 +23,14 @@ def main(arguments: list[str]) -> int:
     A service whose file cannot be followed is left out, and does not keep the others from it.
     """
     if arguments[:1] == ["--explain"] and len(arguments) == 2:
-        print(explain(service.file_of(arguments[1])), file=sys.stderr)
+        print(explain(files.file_of(arguments[1])), file=sys.stderr)
         return os.EX_CONFIG
     if len(arguments) != 3:
         print("usage: spawn-generator NORMAL-DIR EARLY-DIR LATE-DIR", file=sys.stderr)
         print("       spawn-generator --explain NAME", file=sys.stderr)
         return os.EX_USAGE
-    for name in service.installed():
-        file = service.file_of(name)
+    for name in files.installed():
+        file = files.file_of(name)
         try:
             text = drop_in(file)
         except Refusal as refusal:

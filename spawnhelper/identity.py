@@ -102,6 +102,25 @@ def check_reach(service: Service, identity: Identity) -> None:
     raise misconfigured(service.problem("User", sentence), status=os.EX_NOPERM)
 
 
+class Acting:
+    """For a while acts as the identity, where this is root, for the kernel and for others that ask
+    it who this is."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.root = os.geteuid() == 0
+
+    def __enter__(self) -> None:
+        if self.root:
+            os.setegid(self.identity.gid)
+            os.seteuid(self.identity.uid)
+
+    def __exit__(self, *_: object) -> None:
+        if self.root:
+            os.seteuid(0)
+            os.setegid(0)
+
+
 def drop(identity: Identity) -> None:
     """Becomes the identity for good, and reads back that nothing of the old one is left.
 

@@ -28,10 +28,23 @@ class Connection:
     AF_INET6 or AF_UNIX, as of the listener. local, remote: (address, port) of TCP, an IPv4-mapped
     address written as IPv4; None for AF_UNIX, and for a remote end that nobody knows any more.
     path: the listener's path for AF_UNIX, an abstract one with @ for NUL. peer: pid, uid and gid
-    for AF_UNIX. Attributes that do not apply are None.
+    for AF_UNIX. proxy: the peer of TCP, once a proxy has said who the ends of the connection are.
+    Attributes that do not apply are None. read, written: bytes that the helper itself has taken
+    from the connection, or has put there.
     """
 
-    __slots__ = ("family", "local", "path", "peer", "remote", "service", "socket")
+    __slots__ = (
+        "family",
+        "local",
+        "path",
+        "peer",
+        "proxy",
+        "read",
+        "remote",
+        "service",
+        "socket",
+        "written",
+    )
 
     def __init__(self, connection: socket.socket, service: str, unit: str) -> None:
         self.socket = connection
@@ -41,12 +54,25 @@ class Connection:
         self.remote: tuple[str, int] | None = None
         self.path: str | None = None
         self.peer: tuple[int, int, int] | None = None
+        self.proxy: tuple[str, int] | None = None
+        self.read = 0
+        self.written = 0
         if self.family == socket.AF_UNIX:
             self.path = _path(connection.getsockname())
             self.peer = _peer(connection)
         else:
             self.local = _address(connection.getsockname())
             self.remote = _remote(connection, unit)
+
+    @property
+    def tcp(self) -> bool:
+        """Whether the kernel knows what went over it (tcp(7), TCP_INFO)."""
+        return self.family != socket.AF_UNIX
+
+    def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
+        """Has a proxy's word for who the two ends are."""
+        self.proxy = self.remote
+        self.remote, self.local = _address(remote), _address(local)
 
     def variables(self) -> dict[str, str]:
         """The variables that tell the command about its connection: those of systemd.exec(5),
@@ -58,9 +84,9 @@ class Connection:
         if self.remote is not None:
             found["TCPREMOTEIP"] = found["REMOTE_ADDR"] = self.remote[0]
             found["TCPREMOTEPORT"] = found["REMOTE_PORT"] = str(self.remote[1])
-        if self.path is not None:
+        if self.local is None and self.path is not None:
             found["UNIXLOCALPATH"] = self.path
-        if self.peer is not None:
+        if self.local is None and self.peer is not None:
             pid, uid, gid = self.peer
             found["UNIXREMOTEPID"] = str(pid)
             found["UNIXREMOTEEUID"] = str(uid)

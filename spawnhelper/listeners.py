@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spawnhelper import service
+from spawnhelper import files, service
 from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import Problem, misconfigured, shown
 from spawnhelper.values import DIGITS, consists_of
@@ -45,9 +45,9 @@ class Listener:
         "text",
     )
 
-    def __init__(self, name: str, file: str, stream: Assignment) -> None:
+    def __init__(self, name: str, stream: Assignment) -> None:
         self.service = name
-        self.file = file
+        self.file = stream.file
         self.line = stream.line
         self.text = stream.value
         self.place = _expand(stream.value, name)
@@ -111,7 +111,7 @@ def claimed(file: str) -> list[Listener]:
 
 
 def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener], list[Problem]]:
-    name = service.name_of(file)
+    name = files.name_of(file)
     found: list[Listener] = []
     problems: list[Problem] = []
     device, dual_stack = "", True
@@ -124,10 +124,10 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
             found = []
         elif assignment.key == "ListenStream":
             try:
-                found.append(Listener(name, file, assignment))
+                found.append(Listener(name, assignment))
             except ValueError as error:
                 sentence = f"ListenStream={shown(assignment.value)} {error}"
-                problems.append(Problem(file, assignment.line, sentence))
+                problems.append(Problem(assignment.file, assignment.line, sentence))
     for listener in found:
         listener.device = device
         listener.dual_stack = listener.dual_stack and dual_stack
@@ -138,8 +138,8 @@ def conflicts(file: str) -> list[Problem]:
     """Every ListenStream= of this file that another service's file, or another line, claims too."""
     mine = claimed(file)
     # A draft of a service, wherever it is, is to replace the one that is installed.
-    files = [service.file_of(name) for name in service.installed() if name != service.name_of(file)]
-    others = [listener for other in files for listener in claimed(other)]
+    names = [name for name in files.installed() if name != files.name_of(file)]
+    others = [listener for name in names for listener in claimed(files.file_of(name))]
     return [
         _claimed_twice(listener, other)
         for place, listener in enumerate(mine)
@@ -163,8 +163,8 @@ def service_of(connection: Connection) -> str:
     hosts = (host, WILDCARDS.get(family))
     here = [
         each
-        for name in filter(service.is_name, service.installed())
-        for each in claimed(service.file_of(name))
+        for name in filter(files.is_name, files.installed())
+        for each in claimed(files.file_of(name))
         if (each.family, each.port) == (family, port)
         and each.host in hosts
         and each.device in devices
@@ -181,7 +181,7 @@ def service_of(connection: Connection) -> str:
         f"no service file has ListenStream={place}; after a change run systemctl daemon-reload and "
         "restart the socket unit, or stop it if its service is gone"
     )
-    raise misconfigured(Problem(service.DIRECTORY, None, sentence))
+    raise misconfigured(Problem(files.DIRECTORY, None, sentence))
 
 
 def _claimed_twice(listener: Listener, other: Listener) -> Problem:

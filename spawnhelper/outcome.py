@@ -18,8 +18,13 @@ SIGNAL = "signal"
 CORE_DUMP = "core-dump"
 # ... or was ended ...
 TIME_LIMIT = "time-limit"
+IDLE_LIMIT = "idle-limit"
+SIZE_LIMIT = "size-limit"
 STOPPED = "stopped"
+ENDED = (SUCCESS, EXIT_CODE, SIGNAL, CORE_DUMP, TIME_LIMIT, IDLE_LIMIT, SIZE_LIMIT, STOPPED)
 # ... or never ran.
+REFUSED = "refused"
+HEALTH_CHECK = "health-check"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"
 RESOURCES = "resources"
@@ -53,17 +58,24 @@ class Refusal(Exception):
     """The command does not run; str() is the sentence for the record and for `spawnctl check`.
 
     result: a word of SPAWN_RESULT=. status: the helper's exit status, from sysexits.h.
-    problems: what is wrong in which file; empty where no file is to blame.
+    problems: what is wrong in which file; empty where no file is to blame. answer: what the client
+    is told; nothing, but for a banner.
     """
 
     def __init__(
-        self, result: str, status: int, sentence: str = "", problems: tuple[Problem, ...] = ()
+        self,
+        result: str,
+        status: int,
+        sentence: str = "",
+        problems: tuple[Problem, ...] = (),
+        answer: bytes = b"",
     ) -> None:
         super().__init__(sentence)
         self.result = result
         self.status = status
         self.sentence = sentence
         self.problems = problems
+        self.answer = answer
 
     def __str__(self) -> str:
         if not self.problems:

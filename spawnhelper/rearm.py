@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from spawnhelper import listeners, record, service
+from spawnhelper import files, listeners, record
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, Refusal, misconfigured
 
 
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     EX_TEMPFAIL: worth another try."""
     (name,) = arguments
     unit = f"spawn@{name}.socket"
-    file = service.file_of(name)
+    file = files.file_of(name)
     if systemctl("is-active", unit) == "active":
         return 0  # somebody was faster
     try:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     problems = listeners.conflicts(file)
     if problems:
         refusal = misconfigured(*problems)
-        record.write(record.of_refusal(unit, None, name, refusal), foreground=False)
+        record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
         return refusal.status
     if systemctl("show", "--property=NRestarts", "--value", f"spawn-rearm@{name}.service") == "0":
         record.write(record.of_listener(name, unit, CANNOT_LISTEN), foreground=False)

@@ -24,12 +24,22 @@ else:
 JOURNAL = "/run/systemd/journal/socket"
 SEND_TIME = 1.0  # seconds
 DAEMON = 3  # syslog(3)
+CAUSES = {
+    outcome.TIME_LIMIT: "over its time limit",
+    outcome.IDLE_LIMIT: "over its idle limit",
+    outcome.SIZE_LIMIT: "over its size limit",
+    outcome.STOPPED: "stopped",
+}
 MESSAGE_IDS = {
     outcome.SUCCESS: "fcaaa835aa6a4e84a066789e1b15fc45",
     outcome.EXIT_CODE: "708025cf701b4a118d42784cd1e30bd0",
     outcome.SIGNAL: "4457e5ad5b0b4d408008c81648e2b319",
     outcome.CORE_DUMP: "3681debed0fb49c19b745d2015a8d887",
     outcome.TIME_LIMIT: "1f6e1160c0f149c6bc2f1da7d654dff1",
+    outcome.IDLE_LIMIT: "12dac95bcf73449cafaa19f800fda2cd",
+    outcome.SIZE_LIMIT: "d3e9365e992440b29304bb1215ad2ce5",
+    outcome.REFUSED: "9a08dd40f5fc44b68a970c1f9b6c045e",
+    outcome.HEALTH_CHECK: "4dff3ed01f404c999bce221520be0124",
     outcome.STOPPED: "4f36f34725fd4506a74d6421464bd408",
     outcome.CONFIG: "7dd1571c878e4f5bbf5ca3bc9f9fccf4",
     outcome.EXEC_FAILED: "7b844c7f1c6747a6b6ed96070e2a6768",
@@ -45,21 +55,19 @@ def of_end(
     service: Service,
     identity: Identity,
     ended: Supervision,
-    traffic: tuple[int, int] | None,
+    traffic: tuple[int | None, int | None],
 ) -> list[str]:
     """The fields for a command that ran. traffic: bytes in and out, None where nobody counts."""
     command = service.argv[0]
     fate, exit_fields = _exit(ended.status)
-    if ended.result == outcome.TIME_LIMIT:
-        fate = f"over its time limit, {fate}"
-    elif ended.result == outcome.STOPPED:
-        fate = f"stopped, {fate}"
+    if cause := CAUSES.get(ended.result):
+        fate = f"{cause}, {fate}"
     what = f"{shown(command)} as {identity.user}"
     duration = _span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
     priority = NOTICE if ended.result in (outcome.SUCCESS, outcome.STOPPED) else WARNING
     fields = [
-        *_head(sentence, priority, ended.result),
+        *_head(sentence, priority, ended.result, service),
         *exit_fields,
         *_whence(unit, connection),
         f"SPAWN_SERVICE={service.name}",
@@ -70,19 +78,26 @@ def of_end(
         f"SPAWN_CPU_USEC={ended.cpu}",
         f"SPAWN_MAXRSS_BYTES={ended.peak}",
     ]
-    if traffic is not None:
-        fields += [f"SPAWN_BYTES_IN={traffic[0]}", f"SPAWN_BYTES_OUT={traffic[1]}"]
+    for field, count in zip(("SPAWN_BYTES_IN", "SPAWN_BYTES_OUT"), traffic, strict=True):
+        if count is not None:
+            fields.append(f"{field}={count}")
     return fields
 
 
 def of_refusal(
-    unit: str, connection: Connection | None, service_name: str, refusal: Refusal
+    unit: str,
+    connection: Connection | None,
+    service_name: str,
+    service: Service | None,
+    refusal: Refusal,
 ) -> list[str]:
-    """The fields for a command that did not run. service_name is empty where nobody knows it."""
+    """The fields for a command that did not run. service_name is empty where nobody knows it,
+    service None where it could not be read."""
     client = f", client {_client(connection)}" if connection else ""
     what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
     sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
-    fields = _head(sentence, ERR, refusal.result)
+    priority = {outcome.REFUSED: WARNING, outcome.HEALTH_CHECK: NOTICE, outcome.STOPPED: NOTICE}
+    fields = _head(sentence, priority.get(refusal.result, ERR), refusal.result, service)
     if connection:
         fields += _whence(unit, connection)
     elif unit:
@@ -110,8 +125,11 @@ def of_listener(name: str, unit: str, result: str) -> list[str]:
 
 
 def wanted(log: str, result: str) -> bool:
-    """Whether Log= has this end of a command recorded."""
-    return log == "all" or (log == "failures" and result != outcome.SUCCESS)
+    """Whether Log= has this outcome recorded: it is about commands that ran, and about checks of
+    whether they would."""
+    if result in (outcome.SUCCESS, outcome.HEALTH_CHECK):
+        return log == "all"
+    return log != "none" or result not in outcome.ENDED
 
 
 def write(fields: list[str], *, foreground: bool) -> None:
@@ -142,13 +160,14 @@ def _sent(fields: list[str]) -> bool:
     return True
 
 
-def _head(sentence: str, priority: int, result: str) -> list[str]:
+def _head(sentence: str, priority: int, result: str, service: Service | None = None) -> list[str]:
+    identifier = service.syslog_identifier if service else None
     return [
         f"MESSAGE={sentence}",
         f"MESSAGE_ID={MESSAGE_IDS[result]}",
         f"PRIORITY={priority}",
-        "SYSLOG_IDENTIFIER=spawn",
-        f"SYSLOG_FACILITY={DAEMON}",
+        f"SYSLOG_IDENTIFIER={identifier or 'spawn'}",
+        f"SYSLOG_FACILITY={service.syslog_facility if service else DAEMON}",
         f"SPAWN_RESULT={result}",
     ]
 
@@ -158,11 +177,14 @@ def _whence(unit: str, connection: Connection) -> list[str]:
     if connection.local is not None:
         fields.append(f"SPAWN_LOCAL_ADDR={connection.local[0]}")
         fields.append(f"SPAWN_LOCAL_PORT={connection.local[1]}")
-    if connection.path is not None:
+    elif connection.path is not None:
         fields.append(f"SPAWN_LOCAL_ADDR={connection.path}")
     if connection.remote is not None:
         fields.append(f"SPAWN_REMOTE_ADDR={connection.remote[0]}")
         fields.append(f"SPAWN_REMOTE_PORT={connection.remote[1]}")
+    if connection.proxy is not None:
+        fields.append(f"SPAWN_PROXY_ADDR={connection.proxy[0]}")
+        fields.append(f"SPAWN_PROXY_PORT={connection.proxy[1]}")
     if connection.peer is not None:
         pid, uid, _ = connection.peer
         fields.append(f"SPAWN_REMOTE_UID={uid}")
@@ -171,7 +193,7 @@ def _whence(unit: str, connection: Connection) -> list[str]:
 
 
 def _client(connection: Connection) -> str:
-    if connection.peer is not None:
+    if connection.local is None and connection.peer is not None:
         pid, uid, _ = connection.peer
         return f"pid {pid} of uid {uid}"
     if connection.remote is None:

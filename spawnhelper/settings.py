@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from spawnhelper import values
+from spawnhelper import addresses, quantities, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECOND = values.USEC_PER_SEC
+SECOND = quantities.USEC_PER_SEC
 
 
 class Setting:
@@ -54,6 +54,45 @@ class Setting:
         self.origin = origin
         self.repeats = repeats
         self.required = required
+
+
+# The resource limits of systemd.exec(5): what each is, and how its value is written.
+TIME, SIZE, NUMBER = "a time span", "a size", "a number"
+LIMITS: dict[str, tuple[str, str, Callable[[str], int | None]]] = {
+    "LimitCPU": ("processor time, in seconds", TIME, quantities.seconds),
+    "LimitFSIZE": ("the size of a file that it writes", SIZE, quantities.size),
+    "LimitDATA": ("the data segment", SIZE, quantities.size),
+    "LimitSTACK": ("the stack", SIZE, quantities.size),
+    "LimitCORE": ("a core dump", SIZE, quantities.size),
+    "LimitRSS": ("resident memory, which Linux does not limit", SIZE, quantities.size),
+    "LimitNOFILE": ("one more than the largest descriptor", NUMBER, quantities.count),
+    "LimitAS": ("the address space", SIZE, quantities.size),
+    "LimitNPROC": ("processes of the user, wherever they run", NUMBER, quantities.count),
+    "LimitMEMLOCK": ("locked memory", SIZE, quantities.size),
+    "LimitLOCKS": ("file locks, which Linux does not limit", NUMBER, quantities.count),
+    "LimitSIGPENDING": ("queued signals of the user", NUMBER, quantities.count),
+    "LimitMSGQUEUE": ("POSIX message queues of the user", SIZE, quantities.size),
+    "LimitNICE": ("niceness: +19 to -20 or 1 to 40", NUMBER, quantities.nice_limit),
+    "LimitRTPRIO": ("real-time priority", NUMBER, quantities.count),
+    "LimitRTTIME": (
+        "processor time between two pauses under real-time scheduling, in microseconds",
+        TIME,
+        quantities.microseconds,
+    ),
+}
+
+
+def _limit(key: str) -> Setting:
+    what, kind, parse = LIMITS[key]
+    return Setting(
+        key,
+        f"limit_{key.removeprefix('Limit').lower()}",
+        quantities.limits(parse),
+        None,
+        "unchanged",
+        f"The limit of {what}: {kind}, or `SOFT:HARD`, each of which may be `infinity`.",
+        "setrlimit(2), xinetd.conf(5) rlimit_*",
+    )
 
 
 SETTINGS = (
@@ -113,9 +152,18 @@ SETTINGS = (
         required=True,
     ),
     Setting(
+        "Argv0",
+        "argv0",
+        values.one_word,
+        None,
+        "Argv='s first word",
+        "What the command sees as its own name, argv[0].",
+        "xinetd.conf(5) NAMEINARGS",
+    ),
+    Setting(
         "TimeLimit",
         "time_limit",
-        values.positive_time_span,
+        quantities.positive_time_span,
         1000 * SECOND,
         "1000s",
         "Wall-clock time that the command may take. Then it and its process group get SIGTERM.",
@@ -124,12 +172,34 @@ SETTINGS = (
     Setting(
         "KillDelay",
         "kill_delay",
-        values.bounded_time_span(60),
+        quantities.bounded_time_span(0, 60),
         5 * SECOND,
         "5s",
         "Time between SIGTERM and SIGKILL when a limit is hit or the unit is stopped, up to "
         "60s. 0 means SIGKILL at once, as spawn(8) does.",
         "spawn(8)",
+    ),
+    Setting(
+        "IdleLimit",
+        "idle_limit",
+        quantities.positive_time_span,
+        None,
+        "infinity",
+        "How long there may be no byte in either direction. Then the command is ended as at its "
+        "TimeLimit=. For TCP the kernel tells; for a path it needs SizeLimit=, which has every "
+        "byte counted, then of the answer, too.",
+        "tcp(7) TCP_INFO",
+    ),
+    Setting(
+        "SizeLimit",
+        "size_limit",
+        quantities.size,
+        None,
+        "infinity",
+        "How many bytes the command may get from the client; not one more reaches it. When the "
+        "client sends more, the command's input ends; it has 5s to answer and to end, and is then "
+        "ended as at its TimeLimit=. With a limit standard input is a pipe instead of the socket.",
+        "pipe(8) size",
     ),
     Setting(
         "StandardError",
@@ -173,6 +243,16 @@ SETTINGS = (
         "systemd.exec(5)",
     ),
     Setting(
+        "RootDirectory",
+        "root_directory",
+        values.path,
+        None,
+        "",
+        "The folder that is / for the command (chroot(2)). Argv= and WorkingDirectory= are paths "
+        "in it; users, groups and the other files are those of the machine.",
+        "master(5) chroot",
+    ),
+    Setting(
         "UMask",
         "umask",
         values.file_mode,
@@ -181,6 +261,26 @@ SETTINGS = (
         "The file mode creation mask, octal.",
         "xinetd.conf(5) umask",
     ),
+    Setting(
+        "Nice",
+        "nice",
+        quantities.integer(-20, 19),
+        None,
+        "unchanged",
+        "The scheduling priority, from -20, the most favoured, to 19.",
+        "xinetd.conf(5) nice",
+    ),
+    Setting(
+        "OOMScoreAdjust",
+        "oom_score_adjust",
+        quantities.integer(-1000, 1000),
+        None,
+        "unchanged",
+        "How ready the kernel is to kill the command when memory runs out, from -1000, never, to "
+        "1000.",
+        "systemd.exec(5)",
+    ),
+    *map(_limit, LIMITS),
     Setting(
         "NoNewPrivileges",
         "no_new_privileges",
@@ -192,6 +292,90 @@ SETTINGS = (
         "systemd.exec(5)",
     ),
     Setting(
+        "AllowFrom",
+        "allow_from",
+        addresses.prefixes,
+        [],
+        "everybody",
+        "Addresses and prefixes that may connect; nobody else may. Never names. Where DenyFrom= "
+        "has the address, too, the longer prefix decides, and of equal ones DenyFrom=. Clients of "
+        "a path have no address, and are not asked for one.",
+        "xinetd.conf(5) only_from",
+        repeats=True,
+    ),
+    Setting(
+        "DenyFrom",
+        "deny_from",
+        addresses.prefixes,
+        [],
+        "nobody",
+        "Addresses and prefixes that may not connect.",
+        "xinetd.conf(5) no_access",
+        repeats=True,
+    ),
+    Setting(
+        "AccessTimes",
+        "access_times",
+        values.day_spans,
+        [],
+        "always",
+        "When clients may connect: `HH:MM-HH:MM`, local time, the end not included. A span whose "
+        "end lies before its start goes on behind midnight. Who is connected stays so.",
+        "xinetd.conf(5) access_times",
+        repeats=True,
+    ),
+    Setting(
+        "Banner",
+        "banner",
+        values.path,
+        None,
+        "",
+        "A file of up to 64 KiB that the client gets before the command starts.",
+        "xinetd.conf(5) banner",
+    ),
+    Setting(
+        "BannerRefused",
+        "banner_refused",
+        values.path,
+        None,
+        "",
+        "A file of up to 64 KiB that the client gets instead, if AllowFrom=, DenyFrom=, "
+        "AccessTimes= or ProxyFrom= refuse it.",
+        "xinetd.conf(5) banner_fail",
+    ),
+    Setting(
+        "ProxyProtocol",
+        "proxy_protocol",
+        values.one_of("no", "v1", "v2", "any"),
+        "no",
+        "no",
+        "Which header of the PROXY protocol every connection has to begin with. The client is the "
+        "one that it names, for AllowFrom=, the command and the record; a connection that ends "
+        "instead, or right behind a header that names none, is a health check, for which no "
+        "command runs.",
+        "PROXY protocol, 2 and 4",
+    ),
+    Setting(
+        "ProxyFrom",
+        "proxy_from",
+        addresses.proxies,
+        [],
+        "nobody",
+        "Whose header is believed, with ProxyProtocol=: addresses, prefixes, or `unix` for "
+        "whoever can connect to a path. Nobody else is served.",
+        "PROXY protocol, 2",
+        repeats=True,
+    ),
+    Setting(
+        "ProxyTimeLimit",
+        "proxy_time_limit",
+        quantities.bounded_time_span(1, 3600),
+        10 * SECOND,
+        "10s",
+        "How long the header may take, from 1s to 1h. The protocol asks for 3s at least.",
+        "PROXY protocol, 2",
+    ),
+    Setting(
         "Log",
         "log",
         values.one_of("all", "failures", "none"),
@@ -199,6 +383,25 @@ SETTINGS = (
         "all",
         "Which ends of a command are recorded. That a command could not be run always is.",
         "xinetd.conf(5) log_on_success, log_on_failure",
+    ),
+    Setting(
+        "SyslogIdentifier",
+        "syslog_identifier",
+        values.identifier,
+        None,
+        "spawn",
+        "What stands before the colon in the journal, of the record and of what StandardError="
+        "`journal` brings there. The latter's default is the command's file name.",
+        "systemd.exec(5)",
+    ),
+    Setting(
+        "SyslogFacility",
+        "syslog_facility",
+        values.facility,
+        values.FACILITIES["daemon"],
+        "daemon",
+        "The facility of the record.",
+        "systemd.exec(5)",
     ),
 )
 

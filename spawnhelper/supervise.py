@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import signal
 
     from spawnhelper.command import Process
+    from spawnhelper.relay import Relay
     from spawnhelper.service import Service
+    from spawnhelper.traffic import Meter
 else:
     import _signal as signal
     import posix as os
@@ -26,6 +28,8 @@ else:
 NSEC_PER_USEC = 1_000
 NSEC_PER_MSEC = 1_000_000
 USEC_PER_SEC = 1_000_000
+# For a command whose client has sent too much.
+ANSWER_TIME = 5_000 * NSEC_PER_MSEC
 # A killed process can be stuck in the kernel; then systemd goes on to wait for it, and says so.
 SWEEP_TIME = 1_000 * NSEC_PER_MSEC
 LONGEST_SENTENCE = 4096
@@ -37,12 +41,17 @@ class Supervision:
 
     result: a word of SPAWN_RESULT=. status: the command's wait status (wait(2)), None as long as
     it lives. duration: of the command. cpu: of all that has ended. peak: the largest resident set
-    of one process. Microseconds and bytes.
+    of one process. Microseconds and bytes. meter: tells when the last byte passed. relay: what
+    hands the client's bytes on, None where the command has the socket.
     """
 
-    def __init__(self, process: Process, service: Service) -> None:
+    def __init__(
+        self, process: Process, service: Service, meter: Meter, relay: Relay | None
+    ) -> None:
         self.process = process
         self.service = service
+        self.meter = meter
+        self.relay = relay
         self.result = ""
         self.status: int | None = None
         self.duration = 0
@@ -52,29 +61,63 @@ class Supervision:
         self._heard = False
         self._stopped = False
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._poll = select.poll()
-        self._poll.register(self._woken, select.POLLIN)
-        self._poll.register(process.failure, select.POLLIN)
+        self._idle_from = process.started
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in AWAITED:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
     def until_end(self) -> None:
-        """Waits until the command has ended, by itself, at its limit or by a stop.
+        """Waits until the command has ended, by itself, at a limit or by a stop.
 
         Raises Refusal where it could not be started.
         """
-        deadline = None
-        if self.service.time_limit is not None:
-            deadline = self.process.started + self.service.time_limit * NSEC_PER_USEC
-        self._wait(deadline, or_stop=True)
-        if self.status is not None:
-            self.result = _result(self.status)
-        else:
-            self.result = outcome.STOPPED if self._stopped else outcome.TIME_LIMIT
+        self._wait_for_result()
+        if self.result == outcome.SIZE_LIMIT:
+            self._wait(_earlier(time.monotonic_ns() + ANSWER_TIME, self._deadline()), or_stop=True)
+        if self.status is None:
             self._terminate(self.service.kill_delay)
         self.duration = (time.monotonic_ns() - self.process.started) // NSEC_PER_USEC
+
+    def _wait_for_result(self) -> None:
+        """Waits until there is a word for what becomes of the command."""
+        deadline = self._deadline()
+        while not self.result:
+            self._reap()
+            now = time.monotonic_ns()
+            if self.status is not None:
+                self._hear_child()
+                self.result = _result(self.status)
+            elif self._stopped:
+                self.result = outcome.STOPPED
+            elif self.relay is not None and self.relay.over:
+                self.result = outcome.SIZE_LIMIT
+            elif deadline is not None and now >= deadline:
+                self.result = outcome.TIME_LIMIT
+            elif self._idle(now):
+                self.result = outcome.IDLE_LIMIT
+            else:
+                self._pause(_earlier(deadline, self._idle_deadline()))
+
+    def _deadline(self) -> int | None:
+        """When the command's time is over."""
+        if self.service.time_limit is None:
+            return None
+        return self.process.started + self.service.time_limit * NSEC_PER_USEC
+
+    def _idle_deadline(self) -> int | None:
+        """When the connection will have been idle for too long, as far as is known."""
+        if self.service.idle_limit is None:
+            return None
+        return self._idle_from + self.service.idle_limit * NSEC_PER_USEC
+
+    def _idle(self, now: int) -> bool:
+        """Whether the connection has been; asks only when it is time."""
+        deadline = self._idle_deadline()
+        if deadline is not None and now >= deadline:
+            self._idle_from = self.meter.last_byte()
+            deadline = self._idle_deadline()
+        return deadline is not None and now >= deadline
 
     def sweep(self) -> None:
         """Kills whatever the command left behind.
@@ -120,12 +163,20 @@ class Supervision:
         if deadline is not None:
             left = deadline - time.monotonic_ns()
             timeout = min(max(0, -(-left // NSEC_PER_MSEC)), LONGEST_PAUSE)
-        for descriptor, _ in self._poll.poll(timeout):
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        if not self._heard:
+            poll.register(self.process.failure, select.POLLIN)
+        for descriptor, event in self.relay.awaited() if self.relay is not None else ():
+            poll.register(descriptor, event)
+        for descriptor, _ in poll.poll(timeout):
             if descriptor == self._woken:
                 numbers = os.read(descriptor, 4096)
                 self._stopped = self._stopped or any(number in STOPS for number in numbers)
-            else:
+            elif not self._heard and descriptor == self.process.failure:
                 self._hear_child()
+            elif self.relay is not None:
+                self.relay.ready(descriptor)
 
     def _hear_child(self) -> None:
         """Hears the child out, which is silent if it became the command."""
@@ -133,7 +184,6 @@ class Supervision:
             return
         self._heard = True
         sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
-        self._poll.unregister(self.process.failure)
         os.close(self.process.failure)
         key, _, why = sentence.partition("=")
         if key:
@@ -155,6 +205,13 @@ class Supervision:
             self.peak = max(self.peak, usage.ru_maxrss * 1024)
             if pid == self.process.pid:
                 self.status = status
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    """The earlier of two deadlines, of which None never comes."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def _result(status: int) -> str:

@@ -15,12 +15,15 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Assignment:
     """One `key=value` of a section; source holds its lines as they stand in the file."""
 
-    __slots__ = ("key", "line", "section", "source", "value")
+    __slots__ = ("file", "key", "line", "section", "source", "value")
 
-    def __init__(self, section: str, key: str, value: str, line: int, source: list[str]) -> None:
+    def __init__(
+        self, section: str, key: str, value: str, file: str, line: int, source: list[str]
+    ) -> None:
         self.section = section
         self.key = key
         self.value = value
+        self.file = file
         self.line = line
         self.source = source
 
@@ -80,11 +83,11 @@ def parse(
                 section = whole[1:-1]
             elif not whole.startswith("[X-"):
                 known = " and ".join(f"[{name}]" for name in sections)
-                problem(first, f"unknown section {shown(whole)}; a service file has {known}")
+                problem(first, f"unknown section {shown(whole)}; this file can have {known}")
             continue
         if section is None:
             if not headed:
-                right = "put it below [Socket] or [Spawn]"
+                right = "put it below " + " or ".join(f"[{name}]" for name in sections)
                 problem(first, f"{shown(whole)} stands before any section header; {right}")
             continue
         key, equals, value = whole.partition("=")
@@ -92,7 +95,8 @@ def parse(
         if not equals or not key:
             problem(first, f"{shown(whole)} is not an assignment; write KEY=VALUE")
             continue
-        assignments.append(Assignment(section, key, value.lstrip(WHITESPACE), first, source))
+        value = value.lstrip(WHITESPACE)
+        assignments.append(Assignment(section, key, value, file, first, source))
     return assignments, problems
 
 

@@ -7,24 +7,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USEC_PER_SEC = 1_000_000
-# systemd.time(7), "Displaying time spans": a month is 30.44 days, a year 365.25.
-TIME_UNITS = {
-    unit: factor
-    for units, factor in (
-        ("usec us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s", 1),
-        ("msec ms", 1_000),
-        ("seconds second sec s", USEC_PER_SEC),
-        ("minutes minute min m", 60 * USEC_PER_SEC),
-        ("hours hour hr h", 3_600 * USEC_PER_SEC),
-        ("days day d", 86_400 * USEC_PER_SEC),
-        ("weeks week w", 604_800 * USEC_PER_SEC),
-        ("months month M", 2_629_800 * USEC_PER_SEC),
-        ("years year y", 31_557_600 * USEC_PER_SEC),
-    )
-    for unit in units.split()
-}
-UNIT_CHARACTERS = "".join(TIME_UNITS)
 # systemd.syntax(7), "Quoting".
 ESCAPES = {
     "a": 7,
@@ -54,61 +36,16 @@ CONNECTION_VARIABLES = (
     "UNIXREMOTEEGID",
     "SPAWN_SERVICE",
 )
-MOST_DIGITS = 18  # of a number in a time span; a usec_t has twenty
 LONGEST_ACCOUNT = 256  # LOGIN_NAME_MAX
+LONGEST_IDENTIFIER = 64
+MINUTES_PER_DAY = 24 * 60
+# syslog(3), by the names of SyslogFacility= in systemd.exec(5).
+FACILITY_NAMES = "kern user mail daemon auth syslog lpr news uucp cron authpriv ftp"
+FACILITIES = {name: number for number, name in enumerate(FACILITY_NAMES.split())} | {
+    f"local{number}": 16 + number for number in range(8)
+}
 DIGITS = "0123456789"
 NAME_CHARACTERS = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
-
-
-def time_span(text: str) -> int | None:
-    """A time span of systemd.time(7) in microseconds; a bare number is seconds, infinity None."""
-    if text == "infinity":
-        return None
-    wrong = "is not a time span; write for example 90s, 1h 30min or infinity"
-    total = 0
-    rest = text
-    while rest:
-        number = _leading(rest, DIGITS)
-        rest = rest[len(number) :]
-        fraction = ""
-        if rest.startswith("."):
-            fraction = _leading(rest[1:], DIGITS)
-            rest = rest[1 + len(fraction) :]
-            if not fraction or rest.startswith("."):
-                raise ValueError(wrong)
-        if not number + fraction or len(number + fraction) > MOST_DIGITS:
-            raise ValueError(wrong)
-        rest = rest.lstrip()
-        unit = _leading(rest, UNIT_CHARACTERS)
-        rest = rest[len(unit) :].lstrip()
-        if unit and unit not in TIME_UNITS:
-            raise ValueError(wrong)
-        factor = TIME_UNITS[unit or "s"]
-        total += int(number or "0") * factor
-        total += int(fraction or "0") * factor // 10 ** len(fraction)
-    if not text:
-        raise ValueError(wrong)
-    return total
-
-
-def positive_time_span(text: str) -> int | None:
-    """A time span above zero, in microseconds; infinity is None."""
-    span = time_span(text)
-    if span == 0:
-        raise ValueError("leaves no time at all; write a span above 0, or infinity for no limit")
-    return span
-
-
-def bounded_time_span(longest: int) -> Callable[[str], int]:
-    """A parser of time spans from zero to `longest` seconds, in microseconds."""
-
-    def parse(text: str) -> int:
-        span = time_span(text)
-        if span is None or span > longest * USEC_PER_SEC:
-            raise ValueError(f"is too long; write a span from 0 to {longest}s")
-        return span
-
-    return parse
 
 
 def boolean(text: str) -> bool:
@@ -204,6 +141,50 @@ def group(text: str) -> str:
     return text
 
 
+def one_word(text: str) -> str:
+    """One word, quoted as in systemd.syntax(7); it may be empty where it is quoted."""
+    found = words(text)
+    if len(found) != 1:
+        raise ValueError("is more than one word; put it in quotes")
+    return found[0]
+
+
+def identifier(text: str) -> str:
+    """What stands before the colon of a line in the journal."""
+    if not text.isprintable() or len(text.encode()) > LONGEST_IDENTIFIER:
+        raise ValueError(
+            f"is no identifier; write up to {LONGEST_IDENTIFIER} bytes of printable text"
+        )
+    return text
+
+
+def facility(text: str) -> int:
+    """The number of a facility of syslog(3)."""
+    if text not in FACILITIES:
+        raise ValueError(f"is none of {', '.join(FACILITIES)}")
+    return FACILITIES[text]
+
+
+def path(text: str) -> str:
+    """An absolute path that says where it leads: without `..`."""
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("is not an absolute path; write one, without ..")
+    return text
+
+
+def day_spans(text: str) -> list[tuple[int, int]]:
+    """Spans of the day, `HH:MM-HH:MM`, as minutes after midnight; the end may be 24:00, and may lie
+    before the start: behind midnight."""
+    found = []
+    for word in words(text):
+        start, _, end = word.partition("-")
+        span = _minutes(start), _minutes(end)
+        if span[0] == span[1] or span[0] == MINUTES_PER_DAY:
+            raise ValueError("lasts no time; write 00:00-24:00 for the whole day")
+        found.append(span)
+    return found
+
+
 def accounts(text: str) -> list[str]:
     """Names or numbers of users or groups, separated by white space."""
     found = words(text)
@@ -260,10 +241,6 @@ def consists_of(text: str, characters: str) -> bool:
     return bool(text) and not text.strip(characters)
 
 
-def _leading(text: str, characters: str) -> str:
-    return text[: len(text) - len(text.lstrip(characters))]
-
-
 def _escape(text: str, at: int) -> tuple[bytes, int]:
     """The octets that the escape whose letter is at `at` stands for, and where it ends."""
     letter = text[at : at + 1]
@@ -298,6 +275,15 @@ def _text(octets: bytearray) -> str:
         return octets.decode()
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 once its escapes are resolved") from None
+
+
+def _minutes(text: str) -> int:
+    hour, colon, minute = text.partition(":")
+    if colon and len(hour) == len(minute) == 2 and consists_of(hour + minute, DIGITS):
+        total = int(hour) * 60 + int(minute)
+        if int(minute) < 60 and total <= MINUTES_PER_DAY:
+            return total
+    raise ValueError("is no span of the day; write HH:MM-HH:MM, as in 22:00-06:00")
 
 
 def _account(name: str) -> bool:

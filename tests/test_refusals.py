@@ -235,7 +235,7 @@ CASES = {
     "an unknown section": (
         f"User=nobody\n{TRUE}\n[Service]\nUser=root",
         6,
-        "unknown section [Service]; a service file has [Socket] and [Spawn]",
+        "unknown section [Service]; this file can have [Socket] and [Spawn]",
         EX_CONFIG,
     ),
     "three mistakes": (
@@ -501,9 +501,10 @@ def test_a_draft_replaces_its_namesake(service: Callable[..., Installed], tmp_pa
 def test_keys_below_the_wrong_header(service: Callable[..., Installed]) -> None:
     there = service("", start=False)
     there.file.write_text(f"[Socket]\nListenStream=5\nUser=nobody\n{TRUE}\n")
+    required = "it is required, and"
     assert there.check().stderr.splitlines() == [
-        f"{there.file}: [Spawn] has no User=; it is required, and line 3 has it in [Socket]",
-        f"{there.file}: [Spawn] has no Argv=; it is required, and line 4 has it in [Socket]",
+        f"{there.file}: [Spawn] has no User=; {required} {there.file}:3 has it in [Socket]",
+        f"{there.file}: [Spawn] has no Argv=; {required} {there.file}:4 has it in [Socket]",
     ]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spawnhelper import service, syntax
 from spawnhelper.outcome import Refusal, shown
 from spawnhelper.service import SECTIONS, Service
-from spawnhelper.settings import SETTINGS
+from spawnhelper.settings import KEYS, LIMITS, SETTINGS
 
 
 def parsed(text: str) -> tuple[list[tuple[str, str, str, int]], list[str]]:
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_said_with_its_line() -> None:
         [
             "f:1: User=x stands before any section header; put it below [Socket] or [Spawn]",
             "f:2: the section header [Spawn does not end with ]",
-            "f:3: unknown section [Unit]; a service file has [Socket] and [Spawn]",
+            "f:3: unknown section [Unit]; this file can have [Socket] and [Spawn]",
             "f:6: User is not an assignment; write KEY=VALUE",
             "f:7: =x is not an assignment; write KEY=VALUE",
         ],
@@ -92,17 +92,20 @@ def test_no_octets_break_it(text: bytes) -> None:
 
 def test_the_service_has_what_the_table_has() -> None:
     attributes = {setting.attribute for setting in SETTINGS}
-    assert set(typing.get_type_hints(Service, vars(typing) | NAMES)) == attributes
+    limits = {KEYS[key].attribute for key in LIMITS}
+    assert set(typing.get_type_hints(Service, vars(typing) | NAMES)) == attributes - limits
+    said = ("the user's", "unchanged", "everybody", "nobody", "always", "Argv='s first word")
+    said += ("spawn",)  # in the record; elsewhere it is the command's name
     for setting in SETTINGS:
         assert setting.meaning.endswith(".")
         assert setting.origin
-        if setting.default_text and setting.default_text != "the user's":
+        if setting.default_text and setting.default_text not in said:
             value, default = setting.parse(setting.default_text), setting.default
             same = value == default or vars_of(value) == vars_of(default)
             assert same, setting.key
 
 
-NAMES = {"Directory": object}
+NAMES = {"Directory": object, "Prefix": object}
 
 
 def vars_of(value: object) -> dict[str, object]:
@@ -125,7 +128,7 @@ def test_a_service_file(tmp_path: Path) -> None:
     assert found.refuse_users == []
     assert found.time_limit == 1000 * 1_000_000
     assert found.pass_environment == ["B"]
-    assert (found.name, found.lines["Environment"]) == ("x", 10)
+    assert (found.name, found.given["Environment"][-1].line) == ("x", 10)
 
 
 def test_stages_do_not_know_each_other() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawnhelper import values
+from spawnhelper import quantities, values
 from spawnhelper.settings import KEYS
 
 SEC = 1_000_000
@@ -37,15 +37,15 @@ SEC = 1_000_000
     ],
 )
 def test_time_span(text: str, usec: int | None) -> None:
-    assert values.time_span(text) == usec
+    assert quantities.time_span(text) == usec
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(values.TIME_UNITS)))))
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(quantities.TIME_UNITS)))))
 def test_time_span_adds_up(parts: list[tuple[int, str]]) -> None:
     text = " ".join(f"{number}{unit}" for number, unit in parts)
-    wanted = sum(number * values.TIME_UNITS[unit] for number, unit in parts)
+    wanted = sum(number * quantities.TIME_UNITS[unit] for number, unit in parts)
     if text:
-        assert values.time_span(text) == wanted
+        assert quantities.time_span(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,88 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
     "NoNewPrivileges": [(word, True) for word in ("yes", "1", "true", "on", "y", "t", "YES")]
     + [(word, False) for word in ("no", "0", "false", "off", "n", "f")],
     "Log": [("all", "all"), ("failures", "failures"), ("none", "none")],
+    "Argv0": [("-sh", "-sh"), ("'my name'", "my name"), ("''", "")],
+    "IdleLimit": [("1us", 1), ("infinity", None)],
+    "SizeLimit": [
+        ("0", 0),
+        ("1", 1),
+        ("4096B", 4096),
+        ("64K", 65536),
+        ("64 K", 65536),
+        ("1.5M", 1536 * 1024),
+        ("7E", 7 << 60),
+        (str((1 << 59) - 1), (1 << 59) - 1),
+        ("infinity", None),
+    ],
+    "RootDirectory": [("/", "/"), ("/srv/jail", "/srv/jail")],
+    "Nice": [("-20", -20), ("0", 0), ("+5", 5), ("19", 19)],
+    "OOMScoreAdjust": [("-1000", -1000), ("1000", 1000)],
+    "LimitCPU": [("30", (30, 30)), ("1.2s", (2, 2)), ("1min:1h", (60, 3600))],
+    "LimitFSIZE": [("1G", (1 << 30, 1 << 30)), ("0", (0, 0)), ("1K:infinity", (1024, -1))],
+    "LimitDATA": [("1M", (1 << 20, 1 << 20))],
+    "LimitSTACK": [("8M", (8 << 20, 8 << 20))],
+    "LimitCORE": [("0", (0, 0)), ("infinity", (-1, -1)), ("0:infinity", (0, -1))],
+    "LimitRSS": [("1M", (1 << 20, 1 << 20))],
+    "LimitNOFILE": [("0", (0, 0)), ("512:1024", (512, 1024)), ("infinity", (-1, -1))],
+    "LimitAS": [("1T", (1 << 40, 1 << 40))],
+    "LimitNPROC": [("5", (5, 5))],
+    "LimitMEMLOCK": [("64K", (65536, 65536))],
+    "LimitLOCKS": [("9", (9, 9))],
+    "LimitSIGPENDING": [("9", (9, 9))],
+    "LimitMSGQUEUE": [("800K", (819200, 819200))],
+    "LimitNICE": [
+        ("+19", (1, 1)),
+        ("+0", (20, 20)),
+        ("-20", (40, 40)),
+        ("1:40", (1, 40)),
+        ("+5:-5", (15, 25)),
+        ("infinity", (-1, -1)),
+    ],
+    "LimitRTPRIO": [("99", (99, 99))],
+    "LimitRTTIME": [("5", (5, 5)), ("5ms", (5000, 5000)), ("1s:infinity", (1_000_000, -1))],
+    "AccessTimes": [
+        ("08:00-18:30", [(480, 1110)]),
+        ("22:00-06:00 12:00-12:01", [(1320, 360), (720, 721)]),
+        ("00:00-24:00", [(0, 1440)]),
+    ],
+    "Banner": [("/etc/motd", "/etc/motd")],
+    "BannerRefused": [("/etc/motd", "/etc/motd")],
+    "ProxyProtocol": [(word, word) for word in ("no", "v1", "v2", "any")],
+    "ProxyTimeLimit": [("1s", SEC), ("1h", 3600 * SEC)],
+    "SyslogIdentifier": [("policy", "policy"), ("x" * 64, "x" * 64), ("a b", "a b")],
+    "SyslogFacility": [("kern", 0), ("mail", 2), ("ftp", 11), ("local0", 16), ("local7", 23)],
+}
+# What a prefix is: its width, its leading bits, how many they are.
+PREFIXES: dict[str, list[tuple[str, tuple[int, int, int]]]] = {
+    "AllowFrom": [
+        ("192.0.2.7", (32, 0xC0000207, 32)),
+        ("10.0.0.0/8", (32, 10, 8)),
+        ("0.0.0.0/0", (32, 0, 0)),
+        ("::/0", (128, 0, 0)),
+        ("2001:db8::/32", (128, 0x20010DB8, 32)),
+        ("::1", (128, 1, 128)),
+    ],
+    "DenyFrom": [
+        ("::ffff:192.0.2.7", (32, 0xC0000207, 32)),
+        ("::ffff:10.0.0.0/104", (32, 10, 8)),
+        ("::ffff:0:0/96", (32, 0, 0)),
+        ("::/95", (128, 0, 95)),
+    ],
+    "ProxyFrom": [("192.0.2.0/24", (32, 0xC00002, 24)), ("unix", (0, 0, 0))],
 }
 NO_SPAN = "is not a time span; write for example 90s, 1h 30min or infinity"
 NO_PATH = "is not an absolute path; write one, or ~ for the user's home"
 NO_MODE = "is not a file mode; write it in octal, from 0 to 0777"
 NO_USER = "is not an account; write user or user:group"
+NO_SIZE = "is not a size; write for example 4096, 64K, 1.5M or infinity"
+NO_COUNT = "is not a number; write for example 1024, 512:1024 or infinity"
+NO_PAIR = "has a soft limit above the hard one; write SOFT:HARD"
+NO_NICE = "is no limit of niceness; write -20 to +19 with the sign, or 1 to 40"
+NO_PLAIN_PATH = "is not an absolute path; write one, without .."
+NO_DAY_SPAN = "is no span of the day; write HH:MM-HH:MM, as in 22:00-06:00"
 NO_LIST = "is not a list of names; separate them with spaces"
+ADDRESSES = "write addresses and prefixes, as in 192.0.2.7 10.0.0.0/8 2001:db8::/32"
+LENGTHS = "the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
 BAD: dict[str, list[tuple[str, str]]] = {
     "User": [
         (":", NO_USER),
@@ -148,8 +224,8 @@ BAD: dict[str, list[tuple[str, str]]] = {
     ],
     "KillDelay": [
         ("x", NO_SPAN),
-        ("61s", "is too long; write a span from 0 to 60s"),
-        ("infinity", "is too long; write a span from 0 to 60s"),
+        ("61s", "is too long; write a span from 0s to 60s"),
+        ("infinity", "is too long; write a span from 0s to 60s"),
     ],
     "StandardError": [
         (text, "is none of socket, journal, null") for text in ("tty", "Socket", "journal null")
@@ -169,6 +245,80 @@ BAD: dict[str, list[tuple[str, str]]] = {
     "UMask": [(text, NO_MODE) for text in ("8", "1000", "u=rwx", "-1")],
     "NoNewPrivileges": [(text, "is neither yes nor no") for text in ("2", "maybe", "yes no")],
     "Log": [(text, "is none of all, failures, none") for text in ("some", "ALL", "all none")],
+    "Argv0": [
+        ("a b", "is more than one word; put it in quotes"),
+        ("'a", "has a quote that is not closed; add the closing '"),
+        (r"\q", r"has the unknown escape \q; write \\ for a backslash"),
+    ],
+    "IdleLimit": [
+        ("0", "leaves no time at all; write a span above 0, or infinity for no limit"),
+        ("x", NO_SPAN),
+        ("-1", NO_SPAN),
+    ],
+    "SizeLimit": [
+        (text, NO_SIZE)
+        for text in ("x", "-1", "1KB", "1.K", ".5K", "1,5K", "8E", "1" * 19, "K", "0x10", "1 2")
+    ],
+    "RootDirectory": [(text, NO_PLAIN_PATH) for text in ("srv", "~", "/srv/../etc")],
+    "Nice": [
+        ("20", "is out of range; write a number from -20 to 19"),
+        ("-21", "is out of range; write a number from -20 to 19"),
+        ("1.5", "is not a number; write one from -20 to 19"),
+        ("--1", "is not a number; write one from -20 to 19"),
+    ],
+    "OOMScoreAdjust": [
+        ("1001", "is out of range; write a number from -1000 to 1000"),
+        ("-1001", "is out of range; write a number from -1000 to 1000"),
+        ("never", "is not a number; write one from -1000 to 1000"),
+    ],
+    "LimitCPU": [("x", NO_SPAN), ("2:1", NO_PAIR), ("1:", NO_SPAN), ("1:2:3", NO_SPAN)],
+    "LimitRTTIME": [("x", NO_SPAN), ("infinity:1", NO_PAIR), (":1", NO_SPAN)],
+    **{
+        f"Limit{name}": [("x", NO_SIZE), ("2K:1K", NO_PAIR), ("-1", NO_SIZE)]
+        for name in ("FSIZE", "DATA", "STACK", "CORE", "RSS", "AS", "MEMLOCK", "MSGQUEUE")
+    },
+    **{
+        f"Limit{name}": [("x", NO_COUNT), ("2:1", NO_PAIR), ("1K", NO_COUNT), ("-1", NO_COUNT)]
+        for name in ("NOFILE", "NPROC", "LOCKS", "SIGPENDING", "RTPRIO")
+    },
+    "LimitNICE": [("x", NO_NICE), ("0", NO_NICE), ("41", NO_NICE), ("+20", NO_NICE)],
+    **{
+        key: [
+            ("localhost", f"has 'localhost'; {ADDRESSES}"),
+            (
+                "10.0.0.1/8",
+                "has '10.0.0.1/8', an address with bits beyond the prefix; make them zero",
+            ),
+            ("10.0.0.0/33", f"has '10.0.0.0/33'; {LENGTHS}"),
+            ("::/129", f"has '::/129'; {LENGTHS}"),
+            ("10.0.0.0/", f"has '10.0.0.0/'; {LENGTHS}"),
+            ("10.0.0", f"has '10.0.0'; {ADDRESSES}"),
+            ("fe80::1%eth0", f"has 'fe80::1%eth0'; {ADDRESSES}"),
+            ("10.0.0.1,10.0.0.2", f"has '10.0.0.1,10.0.0.2'; {ADDRESSES}"),
+        ]
+        for key in ("AllowFrom", "DenyFrom", "ProxyFrom")
+    },
+    "AccessTimes": [
+        *((text, NO_DAY_SPAN) for text in ("8-18", "08:00", "08:00-24:01", "08:60-09:00", "x")),
+        ("08:00-08:00", "lasts no time; write 00:00-24:00 for the whole day"),
+        ("24:00-06:00", "lasts no time; write 00:00-24:00 for the whole day"),
+    ],
+    "Banner": [(text, NO_PLAIN_PATH) for text in ("motd", "/etc/../motd", "~/motd")],
+    "BannerRefused": [(text, NO_PLAIN_PATH) for text in ("motd", "/etc/../motd", "~/motd")],
+    "ProxyProtocol": [(text, "is none of no, v1, v2, any") for text in ("yes", "1", "v3", "V1")],
+    "ProxyTimeLimit": [
+        ("999ms", "is too short; write a span from 1s to 3600s"),
+        ("3601s", "is too long; write a span from 1s to 3600s"),
+        ("infinity", "is too long; write a span from 1s to 3600s"),
+        ("x", NO_SPAN),
+    ],
+    "SyslogIdentifier": [
+        (text, "is no identifier; write up to 64 bytes of printable text")
+        for text in ("x" * 65, "a\x1b[31m", "\N{DIGIT ONE}\N{ZERO WIDTH SPACE}")
+    ],
+    "SyslogFacility": [
+        (text, f"is none of {', '.join(values.FACILITIES)}") for text in ("Mail", "local8", "2")
+    ],
 }
 
 
@@ -177,6 +327,9 @@ def test_every_key(key: str) -> None:
     parse = KEYS[key].parse
     for text, wanted in GOOD.get(key, []):
         assert parse(text) == wanted
+    for text, form in PREFIXES.get(key, []):
+        (found,) = parse(text)  # type: ignore[misc]
+        assert (found.width, found.bits, found.length, found.text) == (*form, text)
     assert len(BAD[key]) >= 3
     for text, sentence in BAD[key]:
         with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared

@@ -8,12 +8,17 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import subprocess
+import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from spawnhelper import command, identity, listeners, service
+from spawnhelper import banner, command, files, identity, listeners, service
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
+
+T = TypeVar("T")
+DROP_INS = f"{files.SUFFIX}.d"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Checks each service; the status of the first that has a problem."""
     status = 0
-    wanted = options.service or service.installed()
+    wanted = options.service or files.installed()
     if not wanted:
-        sentence = f"there is no service file in {service.DIRECTORY} (NAME{service.SUFFIX})"
+        sentence = f"there is no service file in {files.DIRECTORY} (NAME{files.SUFFIX})"
         print(f"spawnctl: {sentence}", file=sys.stderr)
     for each in wanted:
         file = file_of(each)
@@ -46,28 +51,44 @@ def rehearse(settings: service.Service, who: identity.Identity, program: str) ->
     Needs root. The sentences are those of a connection's record.
     """
 
-    def may(test: str, path: str) -> bool:
-        account: dict[str, Any] = {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
-        return subprocess.run(["/usr/bin/test", test, path], check=False, **account).returncode == 0
+    def may(*paths: str) -> bool:
+        return _as(who, settings.root_directory, lambda: all(os.access(p, os.X_OK) for p in paths))
 
     problems = []
-    if not may("-x", program):
+    if not may(program):
         why = command.NOT_RUN[errno.EACCES].format(user=who.user)
         problems.append(settings.problem("Argv", f"Argv={shown(program)}: {why}"))
     directory = settings.working_directory
     folder = who.home if directory.home else directory.path
-    if not directory.optional and not (may("-d", folder) and may("-x", folder)):
-        why = os.strerror(errno.EACCES if os.path.exists(folder) else errno.ENOENT)
+    if not directory.optional and not may(f"{folder}/."):
+        seen = command.within(settings.root_directory or "", folder)
+        why = os.strerror(errno.EACCES if os.path.exists(seen) else errno.ENOENT)
         sentence = f"WorkingDirectory={shown(folder)}: {why}"
         problems.append(settings.problem("WorkingDirectory", sentence))
     return problems
 
 
+def _as(who: identity.Identity, root: str | None, test: Callable[[], bool]) -> bool:
+    """The answer that the command's user gets, where the command would be."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chroot(root or "/")
+            os.chdir("/")
+            identity.drop(who)
+            os._exit(0 if test() else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def file_of(wanted: str) -> str:
-    """The file of a service that is named by it, by its name, or by its socket unit."""
-    if "/" in wanted or wanted.endswith(service.SUFFIX):
-        return wanted
-    return service.file_of(wanted.removeprefix("spawn@").removesuffix(".socket"))
+    """The file of a service that is named by it, by a drop-in, by its name, or by its socket
+    unit."""
+    if "/" in wanted or wanted.endswith(files.SUFFIX):
+        folder = os.path.dirname(wanted)
+        return folder.removesuffix(".d") if folder.endswith(DROP_INS) else wanted
+    return files.file_of(wanted.removeprefix("spawn@").removesuffix(".socket"))
 
 
 def examine(file: str) -> Refusal | None:
@@ -77,30 +98,38 @@ def examine(file: str) -> Refusal | None:
         service.read(file)
     except Refusal as refusal:  # no service file: nothing to be said of what it has in it
         return refusal
-    problems: list[Problem] = []
-    status = 0
-    try:
-        settings = service.load(file)
-    except Refusal as refusal:
-        problems += refusal.problems
-        status = refusal.status
-    else:
-        who = program = None
-        try:
-            who = identity.resolve(settings)
-        except Refusal as refusal:
-            problems += refusal.problems
-            status = refusal.status
-        try:
-            program = command.find(settings)
-        except Refusal as refusal:
-            problems += refusal.problems
-            status = status or refusal.status
+    found = Findings()
+    settings = found.of(service.load, file)
+    if settings is not None:
+        who = found.of(identity.resolve, settings)
+        program = found.of(command.find, settings)
+        for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
+            if path is not None:
+                found.of(banner.text, settings, key, path)
+        for unix in {each.family == socket.AF_UNIX for each in listeners.claimed(file)}:
+            found.of(partial(service.check_idle_limit, settings, tcp=not unix))
         if who and program and os.geteuid() == 0:
-            problems += rehearse(settings, who, program)
-    try:
-        listeners.checked_section(file)
-    except Refusal as refusal:
-        problems += [each for each in refusal.problems if str(each) not in map(str, problems)]
-    problems += listeners.conflicts(file)
-    return misconfigured(*problems, status=status or os.EX_CONFIG) if problems else None
+            found.problems += rehearse(settings, who, program)
+    found.of(listeners.checked_section, file)
+    found.problems += listeners.conflicts(file)
+    if not found.problems:
+        return None
+    return misconfigured(*found.problems, status=found.status or os.EX_CONFIG)
+
+
+class Findings:
+    """What one stage after the other refuses. status: the first one's."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.status = 0
+
+    def of(self, stage: Callable[..., T], *arguments: object) -> T | None:
+        """What the stage makes of its arguments, None where it refuses them."""
+        try:
+            return stage(*arguments)
+        except Refusal as refusal:
+            known = [str(problem) for problem in self.problems]
+            self.problems += [each for each in refusal.problems if str(each) not in known]
+            self.status = self.status or refusal.status
+            return None

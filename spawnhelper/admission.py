@@ -1,0 +1,75 @@
+"""Who may connect, and when: AllowFrom=, DenyFrom=, AccessTimes=. Loaded where one is set."""
+
+from __future__ import annotations
+
+import time
+
+from spawnhelper import addresses, banner
+from spawnhelper.outcome import REFUSED, Problem, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+    from spawnhelper.addresses import Prefix
+    from spawnhelper.inherited import Connection
+    from spawnhelper.service import Service
+else:
+    import posix as os
+
+
+def check(service: Service, connection: Connection) -> None:
+    """A Refusal with the rule's line for a client that may not connect, or not now."""
+    remote = connection.remote
+    if connection.local is not None:  # a path's clients have no address
+        if remote is None:
+            rule = "AllowFrom" if service.allow_from else "DenyFrom"
+            if service.allow_from or service.deny_from:
+                raise refusal(
+                    service, rule, None, "the client was gone before its address was asked"
+                )
+        else:
+            _check_address(service, remote[0])
+    now = time.localtime()
+    minute = now.tm_hour * 60 + now.tm_min
+    if service.access_times and not any(within(span, minute) for span in service.access_times):
+        sentence = f"AccessTimes= does not have {now.tm_hour:02}:{now.tm_min:02}"
+        raise refusal(service, "AccessTimes", None, sentence)
+
+
+def _check_address(service: Service, host: str) -> None:
+    allowed, rule = verdict(service.allow_from, service.deny_from, addresses.numbered(host))
+    if allowed:
+        return
+    if rule is None:
+        raise refusal(service, "AllowFrom", None, f"AllowFrom= does not have {host}")
+    raise refusal(service, "DenyFrom", rule.text, f"DenyFrom={rule.text} has {host}")
+
+
+def verdict(
+    allow: list[Prefix], deny: list[Prefix], address: tuple[int, int]
+) -> tuple[bool, Prefix | None]:
+    """Whether the address may connect, and the prefix that decides, if one does.
+
+    The longest that matches decides, of equal ones the one that denies; where none matches, it may
+    unless there is a list of those who may.
+    """
+    yes, no = addresses.best(allow, address), addresses.best(deny, address)
+    if yes is not None and (no is None or yes.length > no.length):
+        return True, yes
+    return no is None and not allow, no
+
+
+def within(span: tuple[int, int], minute: int) -> bool:
+    """Whether the minute of the day lies in the span; one that ends before it starts goes on behind
+    midnight."""
+    start, end = span
+    if start < end:
+        return start <= minute < end
+    return minute >= start or minute < end
+
+
+def refusal(service: Service, key: str, word: str | None, sentence: str) -> Refusal:
+    """The Refusal by the line of the key that has the word."""
+    problem: Problem = service.problem(key, sentence, word)
+    return Refusal(REFUSED, os.EX_OK, problems=(problem,), answer=banner.for_refused(service))

@@ -1,0 +1,76 @@
+"""What a client is told before the command starts, or instead. Loaded where there is a banner."""
+
+from __future__ import annotations
+
+import _stat as stat
+import select
+import time
+
+from spawnhelper.outcome import REFUSED, Refusal, misconfigured
+from spawnhelper.patience import until_ready
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+
+    from spawnhelper.inherited import Connection
+    from spawnhelper.service import Service
+else:
+    import _socket as socket
+    import posix as os
+
+LONGEST = 1 << 16
+SEND_TIME = 5  # seconds
+NSEC_PER_SEC = 1_000_000_000
+
+
+def greet(service: Service, connection: Connection) -> None:
+    """Sends Banner=; a Refusal where the client does not take it."""
+    assert service.banner is not None
+    if not send(connection, text(service, "Banner", service.banner)):
+        sentence = f"Banner= was not taken by the client within {SEND_TIME}s"
+        raise Refusal(REFUSED, os.EX_OK, problems=(service.problem("Banner", sentence),))
+
+
+def for_refused(service: Service) -> bytes:
+    """What BannerRefused= has for one who may not connect."""
+    if service.banner_refused is None:
+        return b""
+    return text(service, "BannerRefused", service.banner_refused)
+
+
+def text(service: Service, key: str, path: str) -> bytes:
+    """The content of a banner's file; a Refusal where there is none that could be sent."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            found = os.read(descriptor, LONGEST + 1) if regular else b""
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        sentence = f"{key}={path}: {error.strerror}; create the file, or remove the line"
+        raise misconfigured(service.problem(key, sentence)) from None
+    if not regular:
+        raise misconfigured(service.problem(key, f"{key}={path} is not a regular file"))
+    if len(found) > LONGEST:
+        sentence = f"{key}={path} is longer than 64 KiB; shorten the file"
+        raise misconfigured(service.problem(key, sentence))
+    return found
+
+
+def send(connection: Connection, octets: bytes) -> bool:
+    """Whether the client took it in time; one that is gone took it."""
+    deadline = time.monotonic_ns() + SEND_TIME * NSEC_PER_SEC
+    client = connection.socket
+    try:
+        while octets:
+            if not until_ready(client.fileno(), select.POLLOUT, deadline):
+                return False
+            count = client.send(octets, socket.MSG_DONTWAIT)
+            connection.written += count
+            octets = octets[count:]
+    except OSError:
+        pass
+    return True

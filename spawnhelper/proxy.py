@@ -1,0 +1,226 @@
+"""The header of the PROXY protocol, versions 1 and 2. Loaded where ProxyProtocol= is set.
+
+All or nothing: every connection has one, from a proxy that is believed, and not a byte behind it is
+taken. The rules are those of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, whose
+sections are named below.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from spawnhelper import addresses, admission
+from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
+from spawnhelper.patience import until_ready
+from spawnhelper.values import DIGITS, consists_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Callable
+
+    from spawnhelper.inherited import Connection
+    from spawnhelper.service import Service
+
+    Ends = tuple[tuple[str, int], tuple[str, int]]
+else:
+    import _socket as socket
+    import posix as os
+
+NSEC_PER_USEC = 1_000
+CHECK = "a health check of the proxy"
+# 2.1: a line of at most 107 bytes.
+TEXT_START = b"PROXY "
+TEXT_LONGEST = 107
+TEXT_FAMILIES = {b"TCP4": socket.AF_INET, b"TCP6": socket.AF_INET6}
+# 2.2: twelve bytes, then version and command, family and transport, and the length of the rest.
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+BINARY_HEAD = 16
+LOCAL, PROXY = 0, 1
+UNSPECIFIED, UNIX_STREAM = 0x00, 0x31
+ADDRESS_SIZES = {0x11: 4, 0x21: 16}  # of TCP over IPv4 and IPv6
+UNIX_ENDS = 2 * 108
+CRC32C_TYPE, CRC32C_SIZE = 0x03, 4
+CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli's, RFC 3309, with the bits reversed
+
+
+class Bad(Exception):
+    """What is wrong with a header, as the end of a sentence."""
+
+
+def receive(service: Service, connection: Connection) -> None:
+    """Has the header's word for who the two ends are.
+
+    A Refusal for a peer that is not believed, for whatever is no header, and for a health check.
+    """
+    _check_peer(service, connection)
+    deadline = time.monotonic_ns() + service.proxy_time_limit * NSEC_PER_USEC
+
+    def take(count: int) -> bytes:
+        return _take(connection, count, deadline)
+
+    try:
+        start = take(len(SIGNATURE))
+        if start == SIGNATURE and service.proxy_protocol in ("v2", "any"):
+            ends = binary(start, take)
+        elif start.startswith(TEXT_START) and service.proxy_protocol in ("v1", "any"):
+            ends = text(start, take)
+        else:
+            wanted = {"any": "PROXY protocol"}.get(
+                service.proxy_protocol, f"PROXY protocol {service.proxy_protocol}"
+            )
+            raise Bad(f"does not begin with a header of the {wanted}")
+    except Bad as error:
+        sentence = f"ProxyProtocol={service.proxy_protocol}, and the connection {error}"
+        problem = service.problem("ProxyProtocol", sentence)
+        raise Refusal(REFUSED, os.EX_OK, problems=(problem,)) from None
+    if ends is not None:
+        connection.announce(*ends)
+    elif _over(connection):
+        raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)
+
+
+def _check_peer(service: Service, connection: Connection) -> None:
+    """Only who is in ProxyFrom= can be a proxy (5)."""
+    if connection.local is None:
+        if any(prefix.text == addresses.UNIX for prefix in service.proxy_from):
+            return
+        sentence = "ProxyFrom= does not have unix, for clients of a path"
+    elif connection.remote is None:
+        sentence = "the client was gone before its address was asked"
+    else:
+        host = connection.remote[0]
+        if addresses.best(service.proxy_from, addresses.numbered(host)) is not None:
+            return
+        sentence = f"ProxyFrom= does not have {host}"
+    raise admission.refusal(service, "ProxyFrom", None, sentence)
+
+
+def text(start: bytes, take: Callable[[int], bytes]) -> Ends | None:
+    """The ends that a line of version 1 names, None for UNKNOWN (2.1).
+
+    start: its first bytes. take: gives that many of the next, one by one here: where the line ends
+    is known only then.
+    """
+    line = bytearray(start)
+    while not line.endswith(b"\r\n"):
+        if len(line) >= TEXT_LONGEST:
+            raise Bad(f"has a header of more than {TEXT_LONGEST} bytes")
+        line += take(1)
+    words = bytes(line[len(TEXT_START) : -2]).split(b" ")
+    if words[0] == b"UNKNOWN":
+        return None
+    family = TEXT_FAMILIES.get(words[0])
+    if family is None or len(words) != 5:
+        raise Bad("has a header that is not of the form PROXY TCP4|TCP6|UNKNOWN FROM TO PORT PORT")
+    try:
+        hosts = [
+            socket.inet_ntop(family, socket.inet_pton(family, word.decode("ascii")))
+            for word in words[1:3]
+        ]
+    except (OSError, ValueError):
+        raise Bad(f"has a header without two addresses of {words[0].decode()}") from None
+    ports = [_port(word) for word in words[3:]]
+    return (hosts[0], ports[0]), (hosts[1], ports[1])
+
+
+def _port(word: bytes) -> int:
+    digits = word.decode("latin-1")
+    if not consists_of(digits, DIGITS) or len(digits) > 5 or (digits[0] == "0" and digits != "0"):
+        raise Bad("has a header with a port that is no number from 0 to 65535")
+    if int(digits) > 65535:
+        raise Bad("has a header with a port that is no number from 0 to 65535")
+    return int(digits)
+
+
+def binary(start: bytes, take: Callable[[int], bytes]) -> Ends | None:
+    """The ends that a header of version 2 names, None where it names none (2.2)."""
+    head = start + take(BINARY_HEAD - len(start))
+    version, command = head[12] >> 4, head[12] & 0xF
+    kind = head[13]
+    rest = take(int.from_bytes(head[14:16], "big"))
+    if version != 2:
+        raise Bad(f"has a header of version {version}, and 2 is the only binary one")
+    if command not in (LOCAL, PROXY):
+        raise Bad(f"has a header with the unknown command {command}")
+    size = ADDRESS_SIZES.get(kind)
+    if command == LOCAL or kind == UNSPECIFIED:
+        used = len(rest) if command == LOCAL else 0  # whatever it is, nobody looks at it
+    elif size is not None:
+        used = 2 * size + 4
+    elif kind == UNIX_STREAM:
+        used = UNIX_ENDS
+    else:
+        raise Bad(
+            f"has a header with the address family and transport {kind:#04x}, which cannot be"
+        )
+    if used > len(rest):
+        raise Bad("has a header that is shorter than its addresses")
+    _check_extensions(head, rest, used)
+    if command == LOCAL or size is None:
+        return None
+    family = socket.AF_INET if size == 4 else socket.AF_INET6
+    hosts = [socket.inet_ntop(family, rest[at : at + size]) for at in (0, size)]
+    ports = [int.from_bytes(rest[at : at + 2], "big") for at in (2 * size, 2 * size + 2)]
+    return (hosts[0], ports[0]), (hosts[1], ports[1])
+
+
+def _check_extensions(head: bytes, rest: bytes, at: int) -> None:
+    """Type, length, value; a checksum has to be right, the others are nobody's business (2.2.3)."""
+    while at < len(rest):
+        kind = rest[at]
+        length = int.from_bytes(rest[at + 1 : at + 3], "big")
+        value = rest[at + 3 : at + 3 + length]
+        if at + 3 > len(rest) or len(value) < length:
+            raise Bad("has a header that ends within an extension")
+        if kind == CRC32C_TYPE:
+            blank = rest[: at + 3] + bytes(length) + rest[at + 3 + length :]
+            if length != CRC32C_SIZE or int.from_bytes(value, "big") != crc32c(head + blank):
+                raise Bad("has a header whose checksum is wrong")
+        at += 3 + length
+
+
+def crc32c(octets: bytes) -> int:
+    """The checksum of RFC 3309."""
+    table = []
+    for entry in range(256):
+        for _ in range(8):
+            entry = entry >> 1 ^ (CRC32C_POLYNOMIAL if entry & 1 else 0)
+        table.append(entry)
+    found = 0xFFFFFFFF
+    for octet in octets:
+        found = found >> 8 ^ table[(found ^ octet) & 0xFF]
+    return found ^ 0xFFFFFFFF
+
+
+def _take(connection: Connection, count: int, deadline: int) -> bytes:
+    """So many bytes, no more; a Refusal where they do not come in time."""
+    found = b""
+    while len(found) < count:
+        if not until_ready(connection.socket.fileno(), select.POLLIN, deadline):
+            raise Bad("has no whole header within ProxyTimeLimit=")
+        try:
+            part = connection.socket.recv(count - len(found), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            continue
+        except OSError:
+            part = b""
+        if not part and connection.read == 0:
+            raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)
+        if not part:
+            raise Bad("ended within its header")
+        connection.read += len(part)
+        found += part
+    return found
+
+
+def _over(connection: Connection) -> bool:
+    """Whether there is nothing behind the header, and never will be."""
+    try:
+        return not connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,173 @@
+"""The counted way between the client and the command, for SizeLimit=. Loaded after the fork.
+
+splice(2) moves pages without a copy, and without memory of this process.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Callable
+
+    from spawnhelper.command import Process
+    from spawnhelper.inherited import Connection
+else:
+    import _socket as socket
+    import posix as os
+
+NSEC_PER_MSEC = 1_000_000
+CHUNK = 1 << 20  # more than a pipe holds
+FLUSH_TIME = 5_000 * NSEC_PER_MSEC
+DISCARDED = 1 << 16  # bytes at once
+
+
+class Pump:
+    """One direction, from one descriptor to another; never blocks.
+
+    awaited: the one of the two that has to get ready, None once it is over. moved: bytes. last:
+    CLOCK_MONOTONIC of the last byte, in nanoseconds.
+    """
+
+    __slots__ = ("_at_end", "awaited", "last", "moved", "source", "target")
+
+    def __init__(self, source: int, target: int, at_end: Callable[[], None]) -> None:
+        self.source = source
+        self.target = target
+        self.moved = 0
+        self.last = time.monotonic_ns()
+        self.awaited: int | None = source
+        self._at_end = at_end
+
+    def move(self, most: int = CHUNK) -> None:
+        """Moves what there is, `most` bytes at most, once `awaited` is ready."""
+        if self.awaited == self.target:  # there is room again
+            self.awaited = self.source
+        try:
+            count = os.splice(self.source, self.target, most, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            self.awaited = self.target
+            return
+        except OSError:  # the client has reset the connection, or the command has closed its end
+            count = 0
+        if count:
+            self.moved += count
+            self.last = time.monotonic_ns()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Ends this direction, and tells the other side."""
+        self.awaited = None
+        self._at_end()
+
+
+class Relay:
+    """What counts the bytes of one connection. input: to the command. output: to the client, None
+    where the command has the socket for that. over: the client has sent more than the limit, which
+    the command has got to the byte."""
+
+    def __init__(self, connection: Connection, process: Process, limit: int) -> None:
+        assert process.input is not None
+        self.limit = limit
+        self.over = False
+        self._client = connection.socket
+        self._pipe: int | None = process.input
+        client = connection.socket.fileno()
+        self.input = Pump(client, process.input, self._end_input)
+        self.output: Pump | None = None
+        if process.output is not None:
+            # The command does not have the socket, and so is not hindered by its being so.
+            os.set_blocking(client, False)
+            duplicate = os.dup(client)  # poll(2) knows a descriptor for one purpose only
+            self.output = Pump(process.output, duplicate, self._end_output)
+
+    def awaited(self) -> list[tuple[int, int]]:
+        """The descriptors that have to get ready, and for which event of poll(2)."""
+        return [
+            (pump.awaited, select.POLLIN if pump.awaited == pump.source else select.POLLOUT)
+            for pump in (self.input, self.output)
+            if pump is not None and pump.awaited is not None
+        ]
+
+    def ready(self, descriptor: int) -> None:
+        """Does what this descriptor has got ready for."""
+        if self.output is not None and descriptor == self.output.awaited:
+            self.output.move()
+        elif descriptor != self.input.awaited:
+            return
+        elif self.over:
+            self._discard()
+        else:
+            if self.input.moved < self.limit:
+                self.input.move(min(CHUNK, self.limit - self.input.moved))
+            if self.input.moved == self.limit and self.input.awaited is not None:
+                self._look_beyond()
+
+    def last_byte(self) -> int:
+        """When the last one passed: CLOCK_MONOTONIC in nanoseconds."""
+        return max(self.input.last, self.output.last if self.output else 0)
+
+    def flush(self) -> None:
+        """Hands on what the command has left in its output when it ended, for a bounded time."""
+        output = self.output
+        deadline = time.monotonic_ns() + FLUSH_TIME
+        while output is not None and output.awaited is not None:
+            if output.awaited == output.source and not _ready(output.source, select.POLLIN, 0):
+                return
+            left = (deadline - time.monotonic_ns()) // NSEC_PER_MSEC
+            if output.awaited == output.target and not _ready(
+                output.target, select.POLLOUT, max(0, left)
+            ):
+                return
+            output.move()
+
+    def _look_beyond(self) -> None:
+        """Whether behind the last byte that the command may have there is the end, or one more."""
+        try:
+            beyond = self._client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            beyond = b""
+        self.over = bool(beyond)
+        if self.over:
+            self._end_input()
+        else:
+            self.input.end()
+
+    def _discard(self) -> None:
+        """Reads on, so that a client that writes first comes to read the answer."""
+        try:
+            more = self._client.recv(DISCARDED, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        if not more:
+            self.input.awaited = None
+
+    def _end_input(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _end_output(self) -> None:
+        assert self.output is not None
+        os.close(self.output.source)
+        os.close(self.output.target)
+        try:
+            self._client.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client was first
+
+
+def _ready(descriptor: int, event: int, timeout: int) -> bool:
+    """Whether the descriptor is ready within so many milliseconds."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(timeout))
