@@ -85,13 +85,13 @@ class Supervision:
         while not self.result:
             self._reap()
             now = time.monotonic_ns()
-            if self.status is not None:
+            if self.relay is not None and self.relay.over:
+                self.result = outcome.SIZE_LIMIT  # even if its end was the command's answer
+            elif self.status is not None:
                 self._hear_child()
                 self.result = _result(self.status)
             elif self._stopped:
                 self.result = outcome.STOPPED
-            elif self.relay is not None and self.relay.over:
-                self.result = outcome.SIZE_LIMIT
             elif deadline is not None and now >= deadline:
                 self.result = outcome.TIME_LIMIT
             elif self._idle(now):

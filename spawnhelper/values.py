@@ -142,10 +142,10 @@ def group(text: str) -> str:
 
 
 def one_word(text: str) -> str:
-    """One word, quoted as in systemd.syntax(7); it may be empty where it is quoted."""
+    """One word, quoted as in systemd.syntax(7)."""
     found = words(text)
-    if len(found) != 1:
-        raise ValueError("is more than one word; put it in quotes")
+    if len(found) != 1 or not found[0]:
+        raise ValueError("is not one word; put it in quotes")
     return found[0]
 
 

@@ -38,7 +38,9 @@ BUILD_PACKAGES = (
     "python3-setuptools",
 )
 RUN_PACKAGES = (
+    "busybox-static",
     "dbus",
+    "haproxy",
     "iproute2",
     "libnss-systemd",
     "postfix",

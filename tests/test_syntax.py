@@ -94,8 +94,8 @@ def test_the_service_has_what_the_table_has() -> None:
     attributes = {setting.attribute for setting in SETTINGS}
     limits = {KEYS[key].attribute for key in LIMITS}
     assert set(typing.get_type_hints(Service, vars(typing) | NAMES)) == attributes - limits
-    said = ("the user's", "unchanged", "everybody", "nobody", "always", "Argv='s first word")
-    said += ("spawn",)  # in the record; elsewhere it is the command's name
+    said = {"the user's", "unchanged", "everybody", "nobody", "always", "Argv='s first word"}
+    said.add("spawn")  # in the record; elsewhere it is the command's name
     for setting in SETTINGS:
         assert setting.meaning.endswith(".")
         assert setting.origin

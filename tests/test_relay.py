@@ -1,0 +1,398 @@
+"""SizeLimit= to the byte, IdleLimit= to the tick, and what the client gets all the same."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    Installed,
+    connection_units,
+    in_machine,
+    read_all,
+    run,
+    systemd_version,
+    until,
+)
+
+pytestmark = in_machine
+
+SCRATCH = Path("/var/tmp/spawn-relay")
+COUNT = "Argv=/usr/bin/wc -c\n"
+# Counts what comes, answers when the input has ended, and is in no hurry.
+ANSWER = (
+    "import sys, time\n"
+    "count = len(sys.stdin.buffer.read())\n"
+    "time.sleep(0.3)\n"
+    "print('got', count, flush=True)\n"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> Iterator[None]:
+    SCRATCH.mkdir(exist_ok=True)
+    (SCRATCH / "answer.py").write_text(ANSWER)
+    yield
+    run("rm", "-r", str(SCRATCH))
+
+
+def python(code: str) -> str:
+    """An Argv= that runs the code."""
+    file = SCRATCH / f"{abs(hash(code))}.py"
+    file.write_text(code)
+    return f"Argv=/usr/bin/python3 {file}\n"
+
+
+def outcome(record: dict[str, Any]) -> tuple[str, str, str]:
+    return record["SPAWN_RESULT"], record.get("EXIT_STATUS", ""), record.get("SPAWN_BYTES_IN", "")
+
+
+ADDRESSES = [None, "/run/spawn-relay.sock"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize(
+    ("limit", "sent", "got", "result"),
+    [
+        (1000, 0, 0, "success"),
+        (1000, 999, 999, "success"),
+        (1000, 1000, 1000, "success"),
+        (1000, 1001, 1000, "size-limit"),
+        (1, 2, 1, "size-limit"),
+        (65536, 65537, 65536, "size-limit"),
+        (1 << 20, 1 << 20, 1 << 20, "success"),
+        (1 << 20, (1 << 20) + 1, 1 << 20, "size-limit"),
+        (3_000_001, 5_000_000, 3_000_001, "size-limit"),
+    ],
+)
+def test_to_the_byte(
+    service: Callable[..., Installed],
+    address: str | None,
+    limit: int,
+    sent: int,
+    got: int,
+    result: str,
+) -> None:
+    there = service(f"User=nobody\nSizeLimit={limit}\n{COUNT}", address=address)
+    assert there.talk(b"x" * sent) == f"{got}\n".encode()
+    record = there.record()
+    assert outcome(record) == (result, "0", str(got))
+    fate = "over its size limit, exit status 0 after" if got < sent else ": exit status 0 after"
+    assert fate in record["MESSAGE"]
+    assert record["PRIORITY"] == ("4" if got < sent else "5")
+
+
+def test_one_byte_at_a_time(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\nSizeLimit=5\n{COUNT}")
+    with there.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(6):
+            client.send(b"x")
+            time.sleep(0.02)
+        assert read_all(client) == b"5\n"
+    assert outcome(there.record()) == ("size-limit", "0", "5")
+
+
+def test_exactly_the_limit_without_an_end_is_no_excess(service: Callable[..., Installed]) -> None:
+    code = "import sys\nprint(sys.stdin.readline(), end='', flush=True)\nsys.stdin.read()\n"
+    there = service(f"User=nobody\nSizeLimit=5\n{python(code)}")
+    with there.connect() as client:
+        client.sendall(b"1234\n")
+        assert client.recv(100) == b"1234\n"
+        time.sleep(0.2)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+    assert outcome(there.record()) == ("success", "0", "5")
+
+
+def test_the_answer_reaches_a_client_that_sends_on(service: Callable[..., Installed]) -> None:
+    """It sends 4 MiB more than it may, and would see a reset instead of the answer."""
+    there = service(f"User=nobody\nSizeLimit=1000\nArgv=/usr/bin/python3 {SCRATCH}/answer.py")
+    with there.connect() as client:
+        client.sendall(b"x" * (4 << 20))
+        time.sleep(1)
+        client.sendall(b"late")
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := client.recv(100):  # a reset would raise
+            answer += part
+        assert answer == b"got 1000\n"
+    assert outcome(there.record()) == ("size-limit", "0", "1000")
+
+
+def test_a_client_that_never_stops_sending_is_let_go(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\nSizeLimit=1000\n{COUNT}")
+    begun = time.monotonic()
+    with there.connect() as client:
+        assert 16 << 20 <= sent_until_reset(client, 1 << 30) < 1 << 30
+    assert outcome(there.record()) == ("size-limit", "0", "1000")
+    assert until(lambda: not connection_units(), 7 - (time.monotonic() - begun))
+
+
+def sent_until_reset(client: socket.socket, most: int) -> int:
+    sent = 0
+    try:
+        while sent < most:
+            sent += client.send(b"x" * 65536)
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    return sent
+
+
+def test_a_client_that_stays_is_let_go_after_5_seconds(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\nSizeLimit=2\n{COUNT}")
+    begun = time.monotonic()
+    with there.connect() as client:
+        client.sendall(b"xxx")
+        assert read_all(client) == b"2\n"
+        assert time.monotonic() - begun < 1, "the end itself is not late"
+        assert outcome(there.record()) == ("size-limit", "0", "2"), "nor is the record"
+        assert until(lambda: not connection_units(), 7)
+    assert 5 <= time.monotonic() - begun < 6
+
+
+def test_over_the_limit_a_command_that_goes_on_is_stopped(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nSizeLimit=2\nKillDelay=200ms\nArgv=/bin/sleep 60")
+    begun = time.monotonic()
+    with there.connect() as client:
+        client.sendall(b"xxx")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b""
+    assert 5 <= time.monotonic() - begun < 5.5
+    assert outcome(there.record()) == ("size-limit", "TERM", "2")
+
+
+def test_its_time_limit_holds_meanwhile(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSizeLimit=2\nTimeLimit=500ms\nArgv=/bin/sleep 60")
+    begun = time.monotonic()
+    assert there.talk(b"xxx") == b""
+    assert 0.5 <= time.monotonic() - begun < 1
+    assert outcome(there.record()) == ("size-limit", "TERM", "2")
+
+
+def test_half_close_passes_both_ways(service: Callable[..., Installed]) -> None:
+    code = (
+        "import socket, sys\n"
+        "s = socket.socket(fileno=1)\n"
+        "s.sendall(b'first')\n"
+        "s.shutdown(socket.SHUT_WR)\n"
+        "open('/var/tmp/spawn-relay/seen-' + sys.argv[1], 'wb').write(sys.stdin.buffer.read())\n"
+    )
+    SCRATCH.chmod(0o1777)
+    mark = f"{time.monotonic_ns()}"
+    there = service(f"User=nobody\nSizeLimit=100\n{python(code).rstrip()} {mark}\n")
+    with there.connect() as client:
+        assert read_all(client) == b"first", "its end comes while it still reads"
+        client.sendall(b"second")
+        client.shutdown(socket.SHUT_WR)
+    assert outcome(there.record()) == ("success", "0", "6")
+    assert (SCRATCH / f"seen-{mark}").read_bytes() == b"second"
+
+
+def test_a_command_that_closes_its_input(service: Callable[..., Installed]) -> None:
+    code = "import os, time\nos.close(0)\ntime.sleep(0.3)\nos.write(1, b'done')\n"
+    there = service(f"User=nobody\nSizeLimit=1G\n{python(code)}")
+    with there.connect() as client:
+        client.sendall(b"x" * 100_000)
+        assert read_all(client) == b"done"
+    assert there.record()["SPAWN_RESULT"] == "success"
+
+
+def test_a_command_that_does_not_read_costs_no_memory_and_no_time(
+    service: Callable[..., Installed],
+) -> None:
+    there = service("User=nobody\nSizeLimit=1G\nArgv=/bin/sleep 60")
+    with there.connect() as client:
+        client.setblocking(False)
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            try:
+                client.send(b"x" * 65536)
+            except BlockingIOError:
+                time.sleep(0.05)
+        (unit,) = connection_units()
+        pid = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+        before = spent(pid)
+        time.sleep(1)
+        assert spent(pid) - before <= 1, "it sleeps while the pipe is full"
+
+
+def spent(pid: str) -> int:
+    """The processor time of a process, in ticks of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_memory_does_not_grow_with_the_stream(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSizeLimit=1G\nArgv=/usr/bin/tail -c 1")
+    part = b"x" * (1 << 20)
+    sizes = []
+    with there.connect() as client:
+        for _ in range(3):
+            for _ in range(64):
+                client.sendall(part)
+            (unit,) = connection_units()
+            pid = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+            status = Path(f"/proc/{pid}/status").read_text()
+            sizes.append(int(status.partition("VmRSS:")[2].split()[0]))
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"x"
+    assert outcome(there.record()) == ("success", "0", str(192 << 20))
+    assert max(sizes) - min(sizes) < 500, sizes
+
+
+def test_without_a_limit_the_command_has_the_socket(service: Callable[..., Installed]) -> None:
+    streams = "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2"
+    there = service(f"User=nobody\nArgv=/bin/readlink {streams}")
+    found = there.talk().decode().split()
+    assert len(set(found)) == 1
+    assert found[0].startswith("socket:")
+    there.write(f"User=nobody\nSizeLimit=1\nArgv=/bin/readlink {streams}")
+    found = there.talk().decode().split()
+    assert found[0].startswith("pipe:")
+    assert found[1] == found[2]
+    assert found[1].startswith("socket:")
+
+
+def test_idle_limit_counts_from_the_last_byte_either_way(
+    service: Callable[..., Installed],
+) -> None:
+    code = (
+        "import os, time\n"
+        "for _ in range(4):\n"
+        "    time.sleep(0.2)\n"
+        "    os.write(1, b'.')\n"
+        "time.sleep(60)\n"
+    )
+    there = service(f"User=nobody\nIdleLimit=500ms\n{python(code)}")
+    with there.connect() as client:
+        begun = time.monotonic()
+        assert read_all(client) == b"...."
+        assert 1.3 <= time.monotonic() - begun < 1.5
+    assert there.record()["SPAWN_RESULT"] == "idle-limit"
+
+    there.write("User=nobody\nIdleLimit=500ms\nArgv=/bin/sleep 60")
+    with there.connect() as client:
+        for _ in range(4):
+            time.sleep(0.2)
+            client.send(b".")
+        begun = time.monotonic()
+        assert client.recv(1) == b""
+        assert 0.45 <= time.monotonic() - begun < 0.6
+    record = there.record()
+    assert outcome(record) == ("idle-limit", "TERM", "4")
+    assert "over its idle limit, killed by SIGTERM after" in record["MESSAGE"]
+    assert record["PRIORITY"] == "4"
+
+
+@pytest.mark.parametrize("limit", ["", "SizeLimit=100\n"])
+def test_idle_limit_is_exact(service: Callable[..., Installed], limit: str) -> None:
+    there = service(f"User=nobody\nIdleLimit=400ms\n{limit}Argv=/bin/sleep 60")
+    there.talk()
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "idle-limit"
+    assert 400_000 <= int(record["SPAWN_DURATION_USEC"]) < 450_000
+
+
+def test_idle_limit_of_a_client_that_does_not_read(service: Callable[..., Installed]) -> None:
+    """What the kernel cannot send is no byte, and neither are its probes."""
+    there = service("User=nobody\nIdleLimit=700ms\nKillDelay=0\nArgv=/bin/cat /dev/zero")
+    with there.connect() as client:
+        begun = time.monotonic()
+        assert there.record()["SPAWN_RESULT"] == "idle-limit"
+        assert 0.7 <= time.monotonic() - begun < 3
+        client.recv(1)
+
+
+def test_idle_limit_of_a_path_needs_a_relay(service: Callable[..., Installed]) -> None:
+    path = "/run/spawn-idle.sock"
+    there = service("User=nobody\nIdleLimit=300ms\nArgv=/bin/cat", address=path)
+    sentence = (
+        f"{there.file}:6: IdleLimit= needs SizeLimit= where ListenStream= is a path, for the "
+        "kernel does not tell when a byte passed; add it, or listen on TCP"
+    )
+    assert there.check().stderr == sentence + "\n"
+    assert there.talk() == b""
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "config"
+    assert sentence in record["MESSAGE"]
+
+
+def test_idle_limit_of_a_path_with_a_relay(service: Callable[..., Installed]) -> None:
+    path = "/run/spawn-idle.sock"
+    code = (
+        "import os, time\n"
+        "for _ in range(4):\n"
+        "    time.sleep(0.2)\n"
+        "    os.write(1, b'.')\n"
+        "    os.write(2, b'!')\n"
+        "time.sleep(60)\n"
+    )
+    there = service(f"User=nobody\nIdleLimit=500ms\nSizeLimit=1M\n{python(code)}", address=path)
+    with there.connect() as client:
+        begun = time.monotonic()
+        client.sendall(b"abc")
+        assert read_all(client) == b".!.!.!.!"
+        assert 1.3 <= time.monotonic() - begun < 1.6
+    record = there.record()
+    assert outcome(record) == ("idle-limit", "TERM", "3")
+    assert record["SPAWN_BYTES_OUT"] == "8"
+    if systemd_version() < 258:
+        assert until(lambda: not connection_units())
+    there.write(f"User=nobody\nIdleLimit=2s\nSizeLimit=infinity\n{COUNT}")
+    assert there.check().returncode == 78, "without a limit there is no relay"
+    there.write("User=nobody\nIdleLimit=2s\nSizeLimit=1G\nArgv=/bin/cat")
+    data = bytes(range(256)) * 4000
+    assert exchange(there, data) == data
+    assert outcome(there.record()) == ("success", "0", str(len(data)))
+
+
+def test_all_of_an_answer_comes_through_a_relay(service: Callable[..., Installed]) -> None:
+    """More than a pipe holds is left when the command ends, and the client is slow."""
+    path = "/run/spawn-slow.sock"
+    there = service(
+        "User=nobody\nIdleLimit=2s\nSizeLimit=1G\nArgv=/bin/sh -c 'head -c 1000000 /dev/zero'",
+        address=path,
+    )
+    with there.connect() as client:
+        time.sleep(0.5)
+        assert len(read_all(client)) == 1_000_000
+    record = there.record()
+    assert (record["SPAWN_RESULT"], record["SPAWN_BYTES_OUT"]) == ("success", "1000000")
+
+
+def exchange(there: Installed, data: bytes) -> bytes:
+    """Sends and reads at the same time."""
+    with there.connect() as client:
+        answer = b""
+        client.setblocking(False)
+        rest = data
+        while len(answer) < len(data):
+            try:
+                rest = rest[client.send(rest[:65536]) :] if rest else rest
+            except BlockingIOError:
+                pass
+            try:
+                answer += client.recv(65536)
+            except BlockingIOError:
+                time.sleep(0.001)
+        client.setblocking(True)
+        client.shutdown(socket.SHUT_WR)
+        return answer + read_all(client)
+
+
+def test_stop_while_it_relays(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSizeLimit=1G\nArgv=/bin/cat")
+    with there.connect() as client:
+        client.sendall(b"abc")
+        assert client.recv(3) == b"abc"
+        (unit,) = connection_units()
+        run("systemctl", "stop", unit)
+        assert read_all(client) == b""
+    assert outcome(there.record()) == ("stopped", "TERM", "3")
