@@ -126,9 +126,21 @@ def read(file: str) -> tuple[list[Assignment], list[Problem]]:
     """What the service of this file assigns, and which lines are no assignments; a Refusal where
     there is no service file that can be trusted."""
     files.check_name(file)
+    return _parsed(files.sources(file))
+
+
+def check_defaults() -> None:
+    """Refuses defaults that no service could follow."""
+    assignments, problems = _parsed([files.DEFAULTS])
+    problems += _assign_all(Service("", files.DEFAULTS), assignments)
+    if problems:
+        raise misconfigured(*problems)
+
+
+def _parsed(sources: list[str]) -> tuple[list[Assignment], list[Problem]]:
     assignments: list[Assignment] = []
     problems: list[Problem] = []
-    for source in files.sources(file):
+    for source in sources:
         lines = syntax.strict_lines(files.trusted_text(source), source)
         found, wrong = syntax.parse(lines, source, _sections_of(source))
         assignments += found
@@ -185,13 +197,7 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
 
 def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Problem]]:
     service = Service(files.name_of(file), file)
-    problems = []
-    for assignment in assignments:
-        if assignment.section != "Spawn":
-            continue
-        sentence = _assign(service, assignment)
-        if sentence is not None:
-            problems.append(Problem(assignment.file, assignment.line, sentence))
+    problems = _assign_all(service, assignments)
     elsewhere = {each.key: each for each in assignments if each.section != "Spawn"}
     for setting in SETTINGS:
         if setting.required and setting.key not in service.given:
@@ -207,6 +213,17 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
         sentence = "ProxyProtocol= needs ProxyFrom=; write whose header is believed"
         problems.append(service.problem("ProxyProtocol", sentence))
     return service, problems
+
+
+def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem]:
+    problems = []
+    for assignment in assignments:
+        if assignment.section != "Spawn":
+            continue
+        sentence = _assign(service, assignment)
+        if sentence is not None:
+            problems.append(Problem(assignment.file, assignment.line, sentence))
+    return problems
 
 
 def _assign(service: Service, assignment: Assignment) -> str | None:

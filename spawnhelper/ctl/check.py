@@ -94,11 +94,12 @@ def file_of(wanted: str) -> str:
 def examine(file: str) -> Refusal | None:
     """Everything that a connection, the generator or the kernel would refuse about this file, or
     None: by the same functions that refuse it there."""
-    try:
-        service.read(file)
-    except Refusal as refusal:  # no service file: nothing to be said of what it has in it
-        return refusal
     found = Findings()
+    if file == files.DEFAULTS:
+        found.of(service.check_defaults)
+        return found.refusal()
+    if found.of(service.read, file) is None:  # nothing is to be said of what it has in it
+        return found.refusal()
     settings = found.of(service.load, file)
     if settings is not None:
         who = found.of(identity.resolve, settings)
@@ -112,9 +113,7 @@ def examine(file: str) -> Refusal | None:
             found.problems += rehearse(settings, who, program)
     found.of(listeners.checked_section, file)
     found.problems += listeners.conflicts(file)
-    if not found.problems:
-        return None
-    return misconfigured(*found.problems, status=found.status or os.EX_CONFIG)
+    return found.refusal()
 
 
 class Findings:
@@ -133,3 +132,9 @@ class Findings:
             self.problems += [each for each in refusal.problems if str(each) not in known]
             self.status = self.status or refusal.status
             return None
+
+    def refusal(self) -> Refusal | None:
+        """All of it, None where there is nothing."""
+        if not self.problems:
+            return None
+        return misconfigured(*self.problems, status=self.status or os.EX_CONFIG)
