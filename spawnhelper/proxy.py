@@ -11,6 +11,7 @@ import select
 import time
 
 from spawnhelper import addresses, admission
+from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
 from spawnhelper.patience import until_ready
 from spawnhelper.values import DIGITS, consists_of
@@ -76,7 +77,8 @@ def receive(service: Service, connection: Connection) -> None:
         sentence = f"ProxyProtocol={service.proxy_protocol}, and the connection {error}"
         problem = service.problem("ProxyProtocol", sentence)
         raise Refusal(REFUSED, os.EX_OK, problems=(problem,)) from None
-    if ends is not None:
+    # A proxy that checks the service may name itself (haproxy does, with version 1).
+    if ends is not None and (unmapped(ends[0][0]), ends[0][1]) != connection.remote:
         connection.announce(*ends)
     elif _over(connection):
         raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)

@@ -350,9 +350,9 @@ SETTINGS = (
         "no",
         "no",
         "Which header of the PROXY protocol every connection has to begin with. The client is the "
-        "one that it names, for AllowFrom=, the command and the record; a connection that ends "
-        "instead, or right behind a header that names none, is a health check, for which no "
-        "command runs.",
+        "one that it names, for AllowFrom=, the command and the record. A connection that ends "
+        "instead, or right behind a header that names nobody but the proxy, is a health check: no "
+        "command runs, and it is no failure.",
         "PROXY protocol, 2 and 4",
     ),
     Setting(
