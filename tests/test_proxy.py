@@ -320,6 +320,7 @@ def test_who_is_not_named_is_the_real_peer(
     service: Callable[..., Installed], protocol: str, header: bytes
 ) -> None:
     there = service(f"{BELIEVE}ProxyProtocol={protocol}\n{TELL}")
+    assert not isinstance(there.address, str)
     host, port = there.address
     with there.connect() as client:
         own = f"127.0.0.1 {client.getsockname()[1]}"
