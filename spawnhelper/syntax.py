@@ -103,7 +103,8 @@ def parse(
 def _joined(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
     """Lines without comments, continued ones made one: the first one's number, the text, and the
     lines as they stand."""
-    first, pending = 0, ""
+    first = 0
+    pieces: list[str] = []
     source: list[str] = []
     for number, raw in enumerate(lines, 1):
         line = raw.lstrip(WHITESPACE)
@@ -111,14 +112,14 @@ def _joined(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
             continue
         first = first or number
         source.append(raw)
-        pending += line
-        if _continues(pending):
-            pending = pending[:-1] + " "
+        if _continues(line):
+            pieces += (line[:-1], " ")
             continue
-        yield first, pending.strip(WHITESPACE), source
-        first, pending, source = 0, "", []
+        pieces.append(line)
+        yield first, "".join(pieces).strip(WHITESPACE), source
+        first, pieces, source = 0, [], []
     if source:
-        yield first, pending.strip(WHITESPACE), source
+        yield first, "".join(pieces).strip(WHITESPACE), source
 
 
 def _continues(line: str) -> bool:

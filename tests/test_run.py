@@ -56,6 +56,7 @@ def serving(
             os.chown(path, account.pw_uid, account.pw_gid)
         become = ["setpriv", f"--reuid={user}", f"--regid={account.pw_gid}", "--init-groups"]
         command = [*become, *command]
+    command = ["env", "--default-signal=INT", *command]  # a shell's & would have it ignored
     errors = folder / "errors"
     with errors.open("w") as out:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=out, text=True)
