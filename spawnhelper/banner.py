@@ -6,6 +6,7 @@ import _stat as stat
 import select
 import time
 
+from spawnhelper import files
 from spawnhelper.outcome import REFUSED, Refusal, misconfigured
 from spawnhelper.patience import until_ready
 
@@ -47,6 +48,7 @@ def text(service: Service, key: str, path: str) -> bytes:
         try:
             regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
             found = os.read(descriptor, LONGEST + 1) if regular else b""
+            whose = files.distrust(path, descriptor)  # it can lead to what only root may read
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -54,6 +56,8 @@ def text(service: Service, key: str, path: str) -> bytes:
         raise misconfigured(service.problem(key, sentence)) from None
     if not regular:
         raise misconfigured(service.problem(key, f"{key}={path} is not a regular file"))
+    if whose:
+        raise misconfigured(service.problem(key, f"{key}={path}: {whose}"))
     if len(found) > LONGEST:
         sentence = f"{key}={path} is longer than 64 KiB; shorten the file"
         raise misconfigured(service.problem(key, sentence))
@@ -61,7 +65,10 @@ def text(service: Service, key: str, path: str) -> bytes:
 
 
 def send(connection: Connection, octets: bytes) -> bool:
-    """Whether the client took it in time; one that is gone took it."""
+    """Whether the client took it in time; one that is gone took it.
+
+    Raises Refusal when the unit is stopped meanwhile.
+    """
     deadline = time.monotonic_ns() + SEND_TIME * NSEC_PER_SEC
     client = connection.socket
     try:

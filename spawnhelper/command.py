@@ -10,6 +10,7 @@ import errno
 import time
 from posix import environ
 
+from spawnhelper import files
 from spawnhelper.identity import Acting, drop
 from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured, shown
 
@@ -30,8 +31,8 @@ else:
     import posix as os
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
-MOST_LINKS = 40  # path_resolution(7)
 EXPORTED = ("TZ", "LANG")  # what Postfix exports by default, but for its own MAIL_CONFIG
+NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
@@ -51,10 +52,12 @@ class Streams:
 
     __slots__ = ("input", "output")
 
-    def __init__(self, service: Service, connection: Connection) -> None:
+    def __init__(self, service: Service, identity: Identity, connection: Connection) -> None:
         self.input: tuple[int, int] | None = None
         self.output: tuple[int, int] | None = None
-        if service.size_limit is not None:
+        if service.size_limit is None:
+            return
+        with Acting(identity):  # the pipes are the user's, who so can open /dev/stdin
             self.input = os.pipe2(os.O_CLOEXEC)
             if service.idle_limit is not None and not connection.tcp:
                 self.output = os.pipe2(os.O_CLOEXEC)
@@ -80,6 +83,11 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
 
 
+def hold_stops() -> None:
+    """Keeps a stop pending again, for whoever looks for one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
 def find(service: Service) -> str:
     """The path of the command's program, or a Refusal where there is none that could run."""
     name = service.argv[0]
@@ -92,7 +100,7 @@ def find(service: Service) -> str:
     )
     for path in candidates:
         try:
-            mode = os.stat(within(root, path) if root else path).st_mode
+            mode = os.stat(root + files.walk(path, root)[-1] if root else path).st_mode
         except PermissionError:
             return path  # in a folder closed to this process; execve will tell, as the user
         except OSError as error:
@@ -115,31 +123,6 @@ def _check_root(service: Service, root: str) -> None:
         why = error.strerror or ""
     sentence = f"RootDirectory={shown(root)}: {why}; write the path of a folder"
     raise misconfigured(service.problem("RootDirectory", sentence))
-
-
-def within(root: str, path: str) -> str:
-    """Where a path leads for one whose / is `root`, as it is called outside: symbolic links, too,
-    are followed inside only."""
-    done = ""
-    todo = path.split("/")
-    links = 0
-    while todo:
-        part = todo.pop(0)
-        if part == "..":
-            done = done.rpartition("/")[0]
-        elif part not in ("", "."):
-            try:
-                target = os.readlink(f"{root}{done}/{part}")
-                links += 1
-            except OSError:
-                target = ""  # no link; what else it may be, stat(2) will say
-            if not target or links > MOST_LINKS:
-                done += f"/{part}"
-                continue
-            if target.startswith("/"):
-                done = ""
-            todo = target.split("/") + todo
-    return root + done
 
 
 def environment(service: Service, connection: Connection) -> dict[str, str]:
@@ -167,7 +150,7 @@ def start(service: Service, identity: Identity, connection: Connection, program:
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         failure, told = os.pipe2(os.O_CLOEXEC)
-        streams = Streams(service, connection)
+        streams = Streams(service, identity, connection)
         started = time.monotonic_ns()
         pid = os.fork()
     except OSError as error:
@@ -219,6 +202,8 @@ def _become(
         if limits:
             import resource
 
+            key, what = "LimitNOFILE", NR_OPEN
+            limits = _within_nr_open(limits)
             for key, (_, hard) in limits.items():
                 what = service.given[key][-1].value
                 _allow(resource, _number(resource, key), hard)
@@ -240,7 +225,7 @@ def _become(
         for key, pair in limits.items():
             what = service.given[key][-1].value
             resource.setrlimit(_number(resource, key), pair)
-        key, what = "Argv", shown(program)
+        key, what = "Argv", program
         argv0 = service.argv[0] if service.argv0 is None else service.argv0
         os.execve(program, [argv0, *service.argv[1:]], variables)
     except OSError as error:
@@ -254,9 +239,21 @@ def _become(
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
     try:
-        os.write(told, f"{key}={what}: {reason}".encode(errors="replace"))
+        os.write(told, f"{key}={shown(what)}: {reason}".encode(errors="replace"))
     finally:
         os._exit(os.EX_OSERR)
+
+
+def _within_nr_open(limits: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """What infinity is for descriptors: what the kernel has at most for one process, as systemd
+    understands it."""
+    if "LimitNOFILE" not in limits:
+        return limits
+    descriptor = os.open(NR_OPEN, os.O_RDONLY | os.O_CLOEXEC)
+    most = int(os.read(descriptor, 64))
+    os.close(descriptor)
+    soft, hard = (most if value < 0 else min(value, most) for value in limits["LimitNOFILE"])
+    return limits | {"LimitNOFILE": (soft, hard)}
 
 
 def _number(resource: ModuleType, key: str) -> int:

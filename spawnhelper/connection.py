@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
         meter = traffic.Meter(connection, relay, process.started)
         supervision = Supervision(process, settings, meter, relay)
         supervision.until_end()
-        if relay is not None:
+        command.hold_stops()  # nothing is left to be passed on; from here they cut waits short
+        if relay is not None and not supervision.stopped:
             relay.flush()
         counted = meter.count()
         connection.end()
@@ -82,10 +83,10 @@ def main(arguments: list[str]) -> int:
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
-        if supervision.result == SIZE_LIMIT:
+        if supervision.result == SIZE_LIMIT and not supervision.stopped:
             from spawnhelper.linger import linger
 
-            linger(connection.socket)
+            linger(connection.socket, 5_000, 16 << 20)
         return 0
     except Refusal as refusal:
         return refuse(unit, connection, name, settings, refusal, foreground=foreground)
@@ -115,7 +116,10 @@ def refuse(
         if refusal.answer:
             from spawnhelper import banner
 
-            banner.send(connection, refusal.answer)
+            try:
+                banner.send(connection, refusal.answer)
+            except Refusal:
+                pass  # a stop; what counts is why there was no command
         connection.end()
     if settings is None or record.wanted(settings.log, refusal.result):
         fields = record.of_refusal(unit, connection, name, settings, refusal)
@@ -123,5 +127,5 @@ def refuse(
     if connection is not None and refusal.answer:
         from spawnhelper.linger import linger
 
-        linger(connection.socket)
+        linger(connection.socket, 500, 1 << 20)
     return refusal.status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _stat as stat  # the C module behind stat
 
-from spawnhelper.outcome import Problem, misconfigured, shown
+from spawnhelper.outcome import Problem, misconfigured, printable, shown
 from spawnhelper.values import NAME_CHARACTERS, consists_of
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ VENDOR = "/usr/lib/spawn"  # what packages bring; a file of the same name in DIR
 DEFAULTS = "/etc/spawn.conf"  # for all services
 SUFFIX = ".conf"
 MASK = "/dev/null"  # a link to it stands for a file that is not there
+MOST_LINKS = 40  # path_resolution(7)
 LONGEST_FILE = 1 << 20
 LONGEST_NAME = 200  # NAME stands in names of units, which have 255 bytes
 
@@ -72,16 +73,29 @@ def check_name(file: str) -> None:
 def sources(file: str) -> list[str]:
     """The files that make the service of this one, in the order in which they are read: the
     defaults, the file itself, its drop-ins. One in /etc replaces a vendor's of the same name."""
-    folder, _, base = file.rpartition("/")
-    folders = [VENDOR, DIRECTORY] if folder in (VENDOR, DIRECTORY) else [_folder_of(file)]
     drop_ins = {
-        entry: f"{place}/{base}.d/{entry}"
-        for place in folders
-        for entry in _entries(f"{place}/{base}.d")
+        entry: f"{folder}/{entry}"
+        for folder in _drop_in_folders(file)
+        for entry in _entries(folder)
     }
     found = [DEFAULTS] if _exists(DEFAULTS) else []
     found += [file, *(drop_ins[entry] for entry in sorted(drop_ins))]
     return [each for each in found if each == file or not masked(each)]
+
+
+def _drop_in_folders(file: str) -> list[str]:
+    folder, _, base = file.rpartition("/")
+    folders = [VENDOR, DIRECTORY] if folder in (VENDOR, DIRECTORY) else [_folder_of(file)]
+    return [f"{each}/{base}.d" for each in folders]
+
+
+def check_folders(file: str) -> None:
+    """Refuses folders of drop-ins in which others could put one, or a mask."""
+    for folder in _drop_in_folders(file):
+        if _exists(folder):
+            sentence = _distrust(f"{folder}/drop-in{SUFFIX}", sticky=False)
+            if sentence:
+                raise misconfigured(Problem(folder, None, sentence))
 
 
 def trusted_text(file: str) -> bytes:
@@ -89,14 +103,21 @@ def trusted_text(file: str) -> bytes:
     others than root, or who runs this, can write or replace it."""
     descriptor = _open(file)
     try:
-        _check_writers(file, descriptor)
-        text = _content(descriptor)
+        sentence = distrust(file, descriptor)
+        if sentence:
+            raise misconfigured(Problem(file, None, sentence))
+        found = _content(descriptor)
     finally:
         os.close(descriptor)
-    if len(text) > LONGEST_FILE:
+    if len(found) > LONGEST_FILE:
         sentence = "the service file is longer than 1 MiB; shorten it"
         raise misconfigured(Problem(file, None, sentence))
-    return text
+    return found
+
+
+def distrust(file: str, descriptor: int) -> str:
+    """Who else than root, or who runs this, can decide what is in the open file; "" for nobody."""
+    return _fault("it", os.fstat(descriptor)) or _distrust(file)
 
 
 def text(file: str) -> bytes:
@@ -123,25 +144,55 @@ def _open(file: str) -> int:
     raise misconfigured(Problem(file, None, "this is not a regular file; replace it by one"))
 
 
-def _check_writers(file: str, descriptor: int) -> None:
-    what = "folder of the service file"
-    folder = _folder_of(file)
-    places = [("service file", os.fstat(descriptor)), (what, os.stat(folder))]
-    if folder.endswith(SUFFIX + ".d"):  # who can write above a drop-in's folder can replace that
-        places.append((what, os.stat(_folder_of(folder))))
-    real = os.readlink(f"/proc/self/fd/{descriptor}")
-    if real != file:  # a symbolic link somewhere on the way
-        places.append((what, os.stat(_folder_of(real))))
-    for what, of in places:
-        sentence = ""
-        if of.st_uid not in (0, os.geteuid()):
-            sentence = f"the {what} belongs to uid {of.st_uid}; make root its owner"
-        # In a folder with the sticky bit others can add files, but not replace this one.
-        sticky = stat.S_ISDIR(of.st_mode) and of.st_mode & stat.S_ISVTX
-        if of.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            sentence = f"others than root can write the {what}; chmod go-w it"
+def _distrust(file: str, *, sticky: bool = True) -> str:
+    """The same of the folders that lead there: of every one, for who can rename one of them can
+    have another in its place. sticky: in a folder with that bit others may add files, which is no
+    harm but to the last one if any file there counts."""
+    lookups = walk(file if file.startswith("/") else f"{os.getcwd()}/{file}")
+    last = _folder_of(lookups[-1])
+    for folder in dict.fromkeys(map(_folder_of, lookups)):
+        of = os.stat(folder)
+        excused = of.st_mode & stat.S_ISVTX and (sticky or folder != last)
+        sentence = _fault(f"the folder {printable(folder)}", of, excused=bool(excused))
         if sentence:
-            raise misconfigured(Problem(file, None, sentence))
+            return sentence
+    return ""
+
+
+def _fault(what: str, of: os.stat_result, *, excused: bool = False) -> str:
+    if of.st_uid not in (0, os.geteuid()):
+        return f"{what} belongs to uid {of.st_uid}; make root the owner"
+    if of.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not excused:
+        return f"others than root can write {what}; chmod go-w it"
+    return ""
+
+
+def walk(path: str, root: str = "") -> list[str]:
+    """Every name that is looked up on the way of an absolute path, in the order of that, symbolic
+    links as they come; the last is where it leads. root: what / is for the path; names and links
+    are those inside."""
+    lookups = []
+    done = ""
+    todo = path.split("/")
+    links = 0
+    while todo:
+        part = todo.pop(0)
+        if part == "..":
+            done = done.rpartition("/")[0]
+        elif part not in ("", "."):
+            done += f"/{part}"
+            lookups.append(done)
+            try:
+                target = os.readlink(root + done)
+            except OSError:
+                continue  # no link; what else it may be, others will say
+            links += 1
+            if links > MOST_LINKS:
+                break
+            done = "" if target.startswith("/") else done.rpartition("/")[0]
+            todo = target.split("/") + todo
+    lookups.append(done or "/")
+    return lookups
 
 
 def _content(descriptor: int) -> bytes:

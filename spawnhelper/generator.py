@@ -29,7 +29,12 @@ def main(arguments: list[str]) -> int:
         print("usage: spawn-generator NORMAL-DIR EARLY-DIR LATE-DIR", file=sys.stderr)
         print("       spawn-generator --explain NAME", file=sys.stderr)
         return os.EX_USAGE
-    for name in files.installed():
+    try:
+        names = files.installed()
+    except Refusal as refusal:
+        say(f"{refusal}; no service will listen")
+        return os.EX_CONFIG
+    for name in names:
         file = files.file_of(name)
         try:
             text = drop_in(file)
@@ -45,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def drop_in(file: str) -> str:
     """What systemd is told about the service's socket; a Refusal where the file is not good."""
-    lines = [line for assignment in listeners.checked_section(file) for line in assignment.source]
+    lines = [f"{each.key}={each.value}" for each in listeners.checked_section(file)]
     head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[Socket]\n"
     return head + RESET + "\n".join(lines) + "\n"
 

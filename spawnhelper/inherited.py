@@ -144,8 +144,15 @@ def unmapped(host: str) -> str:
     return host[len(MAPPED) :] if host.startswith(MAPPED) and "." in host else host
 
 
-def _address(name: tuple[str, int]) -> tuple[str, int]:
-    return unmapped(name[0]), name[1]
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
+    """Address and port; of a link-local address with its interface, as systemd writes it."""
+    host = unmapped(name[0])
+    if len(name) == 4 and name[3]:
+        try:
+            host = f"{host}%{socket.if_indextoname(name[3])}"
+        except OSError:
+            host = f"{host}%{name[3]}"
+    return host, name[1]
 
 
 def _remote(connection: socket.socket, unit: str) -> tuple[str, int] | None:

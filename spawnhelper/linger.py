@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import select
 import time
+
+from spawnhelper.outcome import Refusal
+from spawnhelper.patience import until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+else:
+    import _socket as socket
 
-LONGEST = 5.0  # seconds
-MOST = 16 << 20  # bytes
+NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 16
 
 
-def linger(client: socket.socket) -> None:
-    """Reads on until the client ends, for a bounded time and a bounded number of bytes.
+def linger(client: socket.socket, milliseconds: int, most: int) -> None:
+    """Reads on until the client ends, for so long and so many bytes at most, or until a stop.
 
     To close a connection that has bytes unread resets it (RFC 1122, 4.2.2.13), which can take from
     the client what it has not read yet.
     """
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic_ns() + milliseconds * NSEC_PER_MSEC
     read = 0
     try:
-        while read < MOST and (left := deadline - time.monotonic()) > 0:
-            client.settimeout(left)
-            part = client.recv(CHUNK)
+        while read < most and until_ready(client.fileno(), select.POLLIN, deadline):
+            part = client.recv(CHUNK, socket.MSG_DONTWAIT)
             if not part:
                 return
             read += len(part)
-    except OSError:
-        pass  # the client was first, or never
+    except (OSError, Refusal):
+        pass  # the client was first, or a stop

@@ -35,7 +35,11 @@ CANNOT_LISTEN = "cannot-listen"
 
 def shown(text: str) -> str:
     """A piece of a file as a sentence can carry it: one bounded line without control characters."""
-    text = text if len(text) <= 80 else text[:77] + "..."
+    return printable(text if len(text) <= 80 else text[:77] + "...")
+
+
+def printable(text: str) -> str:
+    """The text with all that is not for the eye escaped."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -50,7 +54,8 @@ class Problem:
         self.sentence = sentence
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        file = printable(self.file)
+        place = file if self.line is None else f"{file}:{self.line}"
         return f"{place}: {self.sentence}"
 
 

@@ -6,7 +6,11 @@ splice(2) moves pages without a copy, and without memory of this process.
 from __future__ import annotations
 
 import select
+import sys
 import time
+
+from spawnhelper.outcome import Refusal
+from spawnhelper.patience import until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,21 +27,30 @@ else:
 NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 20  # more than a pipe holds
 FLUSH_TIME = 5_000 * NSEC_PER_MSEC
-DISCARDED = 1 << 16  # bytes at once
+AT_ONCE = 4096  # PIPE_BUF: what a pipe takes once there is room at all
+MOST_DISCARDED = 16 << 20
+SOON = (0).to_bytes(8, sys.byteorder) + (1_000).to_bytes(8, sys.byteorder)  # struct timeval
 
 
 class Pump:
     """One direction, from one descriptor to another; never blocks.
 
     awaited: the one of the two that has to get ready, None once it is over. moved: bytes. last:
-    CLOCK_MONOTONIC of the last byte, in nanoseconds.
+    CLOCK_MONOTONIC of the last byte, in nanoseconds. client: the source, where that is a socket.
     """
 
-    __slots__ = ("_at_end", "awaited", "last", "moved", "source", "target")
+    __slots__ = ("_at_end", "awaited", "client", "last", "moved", "source", "target")
 
-    def __init__(self, source: int, target: int, at_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        at_end: Callable[[], None],
+        client: socket.socket | None = None,
+    ) -> None:
         self.source = source
         self.target = target
+        self.client = client
         self.moved = 0
         self.last = time.monotonic_ns()
         self.awaited: int | None = source
@@ -45,20 +58,38 @@ class Pump:
 
     def move(self, most: int = CHUNK) -> None:
         """Moves what there is, `most` bytes at most, once `awaited` is ready."""
-        if self.awaited == self.target:  # there is room again
-            self.awaited = self.source
+        self.awaited = self.source
         try:
             count = os.splice(self.source, self.target, most, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            self.awaited = self.target
-            return
+        except BlockingIOError:  # mostly because the target is full
+            if self.client is None or not _ready(self.target, select.POLLOUT):
+                self.awaited = self.target
+                return
+            count = self._copy(self.client, most)
         except OSError:  # the client has reset the connection, or the command has closed its end
             count = 0
-        if count:
+        else:
+            if count == 0 and self.client is not None:
+                count = self._copy(self.client, most)
+        if count > 0:
             self.moved += count
             self.last = time.monotonic_ns()
-        else:
+        elif count == 0:
             self.end()
+
+    def _copy(self, client: socket.socket, most: int) -> int:
+        """Moves a few bytes where splice(2) would not, as at TCP's urgent mark, which it takes for
+        the end. How many they are, 0 at the end, -1 where there are none after all."""
+        if not _ready(self.target, select.POLLOUT):
+            self.awaited = self.target
+            return -1
+        try:
+            octets = client.recv(min(most, AT_ONCE), socket.MSG_DONTWAIT)
+            return os.write(self.target, octets) if octets else 0
+        except BlockingIOError:
+            return -1
+        except OSError:
+            return 0
 
     def end(self) -> None:
         """Ends this direction, and tells the other side."""
@@ -75,10 +106,12 @@ class Relay:
         assert process.input is not None
         self.limit = limit
         self.over = False
+        self.discarded = 0
         self._client = connection.socket
         self._pipe: int | None = process.input
         client = connection.socket.fileno()
-        self.input = Pump(client, process.input, self._end_input)
+        _never_block(connection.socket)
+        self.input = Pump(client, process.input, self._end_input, connection.socket)
         self.output: Pump | None = None
         if process.output is not None:
             # The command does not have the socket, and so is not hindered by its being so.
@@ -116,15 +149,17 @@ class Relay:
         """Hands on what the command has left in its output when it ended, for a bounded time."""
         output = self.output
         deadline = time.monotonic_ns() + FLUSH_TIME
-        while output is not None and output.awaited is not None:
-            if output.awaited == output.source and not _ready(output.source, select.POLLIN, 0):
-                return
-            left = (deadline - time.monotonic_ns()) // NSEC_PER_MSEC
-            if output.awaited == output.target and not _ready(
-                output.target, select.POLLOUT, max(0, left)
-            ):
-                return
-            output.move()
+        try:
+            while output is not None and output.awaited is not None:
+                if output.awaited == output.source and not _ready(output.source, select.POLLIN):
+                    return
+                if output.awaited == output.target and not until_ready(
+                    output.target, select.POLLOUT, deadline
+                ):
+                    return
+                output.move()
+        except Refusal:
+            pass  # a stop
 
     def _look_beyond(self) -> None:
         """Whether behind the last byte that the command may have there is the end, or one more."""
@@ -143,12 +178,13 @@ class Relay:
     def _discard(self) -> None:
         """Reads on, so that a client that writes first comes to read the answer."""
         try:
-            more = self._client.recv(DISCARDED, socket.MSG_DONTWAIT)
+            more = self._client.recv(CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             more = b""
-        if not more:
+        self.discarded += len(more)
+        if not more or self.discarded > MOST_DISCARDED:
             self.input.awaited = None
 
     def _end_input(self) -> None:
@@ -166,8 +202,18 @@ class Relay:
             pass  # the client was first
 
 
-def _ready(descriptor: int, event: int, timeout: int) -> bool:
-    """Whether the descriptor is ready within so many milliseconds."""
+def _never_block(client: socket.socket) -> None:
+    """Keeps splice(2) from waiting for bytes that the command, which has the socket for its output,
+    has read itself meanwhile; O_NONBLOCK would be the command's, too. Urgent bytes are bytes."""
+    try:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, SOON)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    except OSError:
+        pass  # the client was first
+
+
+def _ready(descriptor: int, event: int) -> bool:
+    """Whether the descriptor is ready now."""
     poll = select.poll()
     poll.register(descriptor, event)
-    return bool(poll.poll(timeout))
+    return bool(poll.poll(0))

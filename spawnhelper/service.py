@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spawnhelper.values import Directory
 
 SECTIONS = ("Socket", "Spawn")
+MOST_PROBLEMS = 50
 OURS = {
     "Accept": "each connection has a process of its own",
     "Service": "spawn@.service serves every connection",
@@ -105,8 +106,8 @@ def load(file: str) -> Service:
     problems += further + _socket_problems(file, assignments)
     if problems:
         # What is missing comes last: it may be what a line was meant for.
-        order = {source: at for at, source in enumerate(files.sources(file))}
-        problems.sort(key=lambda each: (each.line is None, order[each.file], each.line or 0))
+        order = {each.file: at for at, each in reversed(list(enumerate(assignments)))}
+        problems.sort(key=lambda each: (each.line is None, order.get(each.file, 0), each.line or 0))
         raise misconfigured(*problems)
     return service
 
@@ -122,10 +123,20 @@ def check_idle_limit(service: Service, *, tcp: bool) -> None:
     raise misconfigured(service.problem("IdleLimit", sentence))
 
 
+def check_proxies(service: Service, *, tcp: bool) -> None:
+    """Refuses a list of proxies with none that could connect to this kind of listener."""
+    if not service.proxied or any((prefix.width != 0) == tcp for prefix in service.proxy_from):
+        return
+    has, kind = ("no address", "one of TCP") if tcp else ("not unix", "a path")
+    sentence = f"ProxyFrom= has {has}, and ListenStream= is {kind}; nobody could be served there"
+    raise misconfigured(service.problem("ProxyFrom", sentence))
+
+
 def read(file: str) -> tuple[list[Assignment], list[Problem]]:
     """What the service of this file assigns, and which lines are no assignments; a Refusal where
     there is no service file that can be trusted."""
     files.check_name(file)
+    files.check_folders(file)
     return _parsed(files.sources(file))
 
 
@@ -159,7 +170,11 @@ def lenient_socket_section(file: str) -> list[Assignment]:
     """The [Socket] section as far as it can be made out, by whomever it was written: it tells
     whose an address is, and is not followed."""
     assignments: list[Assignment] = []
-    for source in files.sources(file):
+    try:
+        sources = files.sources(file)
+    except Refusal:
+        sources = [file]
+    for source in sources:
         try:
             lines = syntax.lenient_lines(files.text(source))
         except Refusal:
@@ -216,13 +231,17 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
 
 
 def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem]:
-    problems = []
+    problems: list[Problem] = []
     for assignment in assignments:
         if assignment.section != "Spawn":
             continue
         sentence = _assign(service, assignment)
+        if sentence is not None and len(problems) == MOST_PROBLEMS:
+            sentence = "here is one more problem, and the rest is not looked at; mend these first"
         if sentence is not None:
             problems.append(Problem(assignment.file, assignment.line, sentence))
+        if len(problems) > MOST_PROBLEMS:
+            break
     return problems
 
 

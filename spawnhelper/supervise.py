@@ -42,7 +42,7 @@ class Supervision:
     result: a word of SPAWN_RESULT=. status: the command's wait status (wait(2)), None as long as
     it lives. duration: of the command. cpu: of all that has ended. peak: the largest resident set
     of one process. Microseconds and bytes. meter: tells when the last byte passed. relay: what
-    hands the client's bytes on, None where the command has the socket.
+    hands the client's bytes on, None where the command has the socket. stopped: the unit is.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Supervision:
         self.peak = 0
         self._childless = False
         self._heard = False
-        self._stopped = False
+        self.stopped = False
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle_from = process.started
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -90,7 +90,7 @@ class Supervision:
             elif self.status is not None:
                 self._hear_child()
                 self.result = _result(self.status)
-            elif self._stopped:
+            elif self.stopped:
                 self.result = outcome.STOPPED
             elif deadline is not None and now >= deadline:
                 self.result = outcome.TIME_LIMIT
@@ -140,7 +140,7 @@ class Supervision:
             if self.status is not None:
                 self._hear_child()
                 return
-            if or_stop and self._stopped:
+            if or_stop and self.stopped:
                 return
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return
@@ -172,7 +172,7 @@ class Supervision:
         for descriptor, _ in poll.poll(timeout):
             if descriptor == self._woken:
                 numbers = os.read(descriptor, 4096)
-                self._stopped = self._stopped or any(number in STOPS for number in numbers)
+                self.stopped = self.stopped or any(number in STOPS for number in numbers)
             elif not self._heard and descriptor == self.process.failure:
                 self._hear_child()
             elif self.relay is not None:

@@ -13,19 +13,16 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Assignment:
-    """One `key=value` of a section; source holds its lines as they stand in the file."""
+    """One `key=value` of a section, its continued lines made one."""
 
-    __slots__ = ("file", "key", "line", "section", "source", "value")
+    __slots__ = ("file", "key", "line", "section", "value")
 
-    def __init__(
-        self, section: str, key: str, value: str, file: str, line: int, source: list[str]
-    ) -> None:
+    def __init__(self, section: str, key: str, value: str, file: str, line: int) -> None:
         self.section = section
         self.key = key
         self.value = value
         self.file = file
         self.line = line
-        self.source = source
 
 
 def strict_lines(text: bytes, file: str) -> list[str]:
@@ -71,7 +68,7 @@ def parse(
 
     section: str | None = None  # None: before the first header, or in a section without meaning
     headed = False
-    for first, whole, source in _joined(lines):
+    for first, whole in _joined(lines):
         if not whole:
             continue
         if whole[0] == "[":
@@ -96,30 +93,27 @@ def parse(
             problem(first, f"{shown(whole)} is not an assignment; write KEY=VALUE")
             continue
         value = value.lstrip(WHITESPACE)
-        assignments.append(Assignment(section, key, value, file, first, source))
+        assignments.append(Assignment(section, key, value, file, first))
     return assignments, problems
 
 
-def _joined(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
-    """Lines without comments, continued ones made one: the first one's number, the text, and the
-    lines as they stand."""
+def _joined(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """Lines without comments, continued ones made one: the first one's number, and the text."""
     first = 0
     pieces: list[str] = []
-    source: list[str] = []
     for number, raw in enumerate(lines, 1):
         line = raw.lstrip(WHITESPACE)
         if line[:1] in ("#", ";"):  # also between the lines of a continued value
             continue
         first = first or number
-        source.append(raw)
         if _continues(line):
             pieces += (line[:-1], " ")
             continue
         pieces.append(line)
-        yield first, "".join(pieces).strip(WHITESPACE), source
-        first, pieces, source = 0, [], []
-    if source:
-        yield first, "".join(pieces).strip(WHITESPACE), source
+        yield first, "".join(pieces).strip(WHITESPACE)
+        first, pieces = 0, []
+    if pieces:
+        yield first, "".join(pieces).strip(WHITESPACE)
 
 
 def _continues(line: str) -> bool:

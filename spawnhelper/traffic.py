@@ -27,6 +27,8 @@ BYTES_RETRANS = slice(208, 216)
 # States after the client's FIN, which the kernel counts as one more byte received. CLOSE is also
 # that of a reset, after which the count is that of nothing certain.
 FIN_RECEIVED = (6, 7, 8, 9, 11)  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
+# States after our own FIN, which counts as one more byte for as long as it is not sent.
+FIN_WAITS = (4, 9, 11)  # FIN_WAIT1, LAST_ACK, CLOSING
 
 
 class Meter:
@@ -45,8 +47,10 @@ class Meter:
         if info is not None:
             came = info(BYTES_RECEIVED) - (info(STATE) in FIN_RECEIVED) - self._connection.read
             came = max(0, came)
-            out = info(BYTES_SENT) - info(BYTES_RETRANS) + info(NOTSENT_BYTES)
-            out -= self._connection.written
+            unsent = info(NOTSENT_BYTES)
+            if unsent and info(STATE) in FIN_WAITS:
+                unsent -= 1
+            out = info(BYTES_SENT) - info(BYTES_RETRANS) + unsent - self._connection.written
         if self._relay is not None:
             came = self._relay.input.moved
             if self._relay.output is not None:

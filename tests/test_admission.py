@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -334,6 +335,57 @@ def test_a_stop_while_the_banner_waits(service: Callable[..., Installed]) -> Non
     record = there.record()
     assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("stopped", "5")
     assert ": no command was run: stopped while waiting for the client, client" in record["MESSAGE"]
+
+
+@in_machine
+def test_a_stop_while_the_banner_for_the_refused_waits(service: Callable[..., Installed]) -> None:
+    path = "/run/spawn-banner.sock"
+    conf = f"{HERE}ProxyProtocol=v1\nProxyFrom=127.0.0.1\nBannerRefused={BANNERS}/largest"
+    there = service(conf, address=path, socket_section="SendBuffer=4K")
+    with connect(path):
+        (unit,) = until(connection_units)
+        time.sleep(0.5)
+        begun = time.monotonic()
+        run("systemctl", "stop", unit)
+        assert time.monotonic() - begun < 1
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "refused"
+    assert "ProxyFrom= does not have unix, for clients of a path" in record["MESSAGE"]
+
+
+@in_machine
+def test_one_who_is_refused_is_soon_forgotten(service: Callable[..., Installed]) -> None:
+    """Or a few of them would take all of MaxConnections=."""
+    there = service(f"{HERE}DenyFrom=127.0.0.1\nBannerRefused={BANNERS}/small")
+    with there.connect() as client:
+        assert read_all(client) == b"sorry\n"
+        begun = time.monotonic()
+        assert until(lambda: not connection_units(), 3)
+        assert time.monotonic() - begun < 1
+        client.close()
+
+
+@in_machine
+def test_a_banner_is_not_what_a_user_links_to(service: Callable[..., Installed]) -> None:
+    """A file that root alone may read would be given away."""
+    home = Path("/var/tmp/spawn-banner-home")
+    home.mkdir(exist_ok=True)
+    shutil.chown(home, "nobody")
+    (home / "motd").unlink(missing_ok=True)
+    (home / "motd").symlink_to("/etc/shadow")
+    there = service(f"{HERE}Banner={home}/motd")
+    sentence = f"Banner={home}/motd: the folder {home} belongs to uid 65534; make root the owner"
+    assert there.check().stderr == f"{there.file}:7: {sentence}\n"
+    assert there.talk() == b""
+    assert sentence in there.record()["MESSAGE"]
+    (home / "secret").write_text("x")
+    (home / "secret").chmod(0o600)
+    home.chmod(0o700)
+    there.write(f"{HERE}Banner={home}/secret")
+    sentence = f"Banner={home}/secret: Permission denied; create the file, or remove the line"
+    assert there.check().stderr == f"{there.file}:7: {sentence}\n", "as the helper sees it"
+    assert there.talk() == b""
+    assert sentence in there.record()["MESSAGE"]
 
 
 @in_machine

@@ -199,23 +199,138 @@ def test_who_can_write(files: Files) -> None:
     path = files.add(files.drop_ins, "x.conf", "Nice=1")
     DEFAULTS.write_text("[Spawn]\n")
     files.there.start()
-    writable = "others than root can write the {}; chmod go-w it"
-    for place, of, what in (
-        (path, path, "service file"),
-        (files.drop_ins, path, "folder of the service file"),
-        (DEFAULTS, DEFAULTS, "service file"),
+    for place, what in (
+        (path, "it"),
+        (files.drop_ins, f"the folder {files.drop_ins}"),
+        (DEFAULTS, "it"),
+        (FOLDER.parent, "the folder /etc"),
     ):
         mode = place.stat().st_mode & 0o7777
         place.chmod(mode | 0o020)
-        assert files.sentence() == f"{of}: {writable.format(what)}\n"
-        place.chmod(mode)
+        sentence = f": others than root can write {what}; chmod go-w it"
+        try:
+            assert files.sentence().splitlines()[0].endswith(sentence)
+        finally:
+            place.chmod(mode)
     nobody = pwd.getpwnam("nobody").pw_uid
     os.chown(path, nobody, -1)
-    assert files.sentence() == (
-        f"{path}: the service file belongs to uid {nobody}; make root its owner\n"
-    )
+    assert files.sentence() == f"{path}: it belongs to uid {nobody}; make root the owner\n"
     os.chown(path, 0, -1)
     assert files.says() == "here\n"
+
+
+def test_nobody_else_can_add_a_drop_in_or_a_mask(files: Files) -> None:
+    """A folder with the sticky bit is safe for the files that are there, and not for a list."""
+    files.vendor.write_text(files.text(HERE))
+    files.add(files.vendor_drop_ins, "90-deny.conf", "DenyFrom=127.0.0.0/8")
+    files.there.start()
+    assert files.says() == ""
+    files.drop_ins.mkdir()
+    for mode in (0o777, 0o1777):
+        files.drop_ins.chmod(mode)
+        folder = f"{files.drop_ins}: others than root can write the folder {files.drop_ins}"
+        assert files.sentence() == f"{folder}; chmod go-w it\n", "empty as it is"
+        mask = files.drop_ins / "90-deny.conf"
+        mask.symlink_to("/dev/null")
+        assert files.sentence() == f"{folder}; chmod go-w it\n"
+        mask.unlink()
+
+
+def test_a_link_by_way_of_somebody_elses_folder(files: Files) -> None:
+    """Its owner decides where it leads, although it is a file of root's that it leads to."""
+    home = Path("/home/spawn-linker")
+    if run("id", "spawn-linker", check=False).returncode != 0:
+        run("useradd", "-m", "spawn-linker")
+    real = Path("/etc/spawn-files-test.conf")
+    real.write_text(files.text(HERE))
+    try:
+        (home / "link.conf").unlink(missing_ok=True)
+        (home / "link.conf").symlink_to(real)
+        files.file.symlink_to(home / "link.conf")
+        owner = pwd.getpwnam("spawn-linker").pw_uid
+        sentence = f"the folder {home} belongs to uid {owner}; make root the owner"
+        said = files.there.check()
+        assert (said.returncode, said.stderr) == (78, f"{files.file}: {sentence}\n")
+        (home / "folder").unlink(missing_ok=True)
+        (home / "folder").symlink_to("/etc")
+        files.file.unlink()
+        files.file.symlink_to(home / "folder" / real.name)
+        assert files.there.check().stderr == f"{files.file}: {sentence}\n", (
+            "by way of a folder, too"
+        )
+        files.file.unlink()
+        files.file.symlink_to(real)
+        files.there.start()
+        assert files.says() == "here\n"
+    finally:
+        real.unlink()
+
+
+def test_a_broken_folder_of_one_service_is_nothing_to_another(files: Files) -> None:
+    """Before systemd 257 the address tells the service, and every file is looked at for it."""
+    other = FOLDER / "files-other.conf"
+    other.write_text(f"[Socket]\nListenStream=127.0.0.1:{free_port()}\n[Spawn]\n{HERE}")
+    loop = FOLDER / "files-other.conf.d"
+    loop.symlink_to(loop.name)
+    try:
+        files.file.write_text(files.text(HERE))
+        files.there.start()
+        assert files.says() == "here\n"
+        assert files.there.check().stdout == f"{files.file}: ok\n"
+        said = run("spawnctl", "check", str(other), check=False)
+        assert said.stderr == (
+            f"{loop}: the folder cannot be read: Too many levels of symbolic links\n"
+        )
+    finally:
+        loop.unlink()
+        other.unlink()
+
+
+def test_a_folder_of_services_that_cannot_be_read(files: Files) -> None:
+    aside = FOLDER.with_name("spawn.aside")
+    files.vendor.write_text(files.text(HERE))
+    FOLDER.rename(aside)
+    FOLDER.symlink_to(FOLDER.name)
+    sentence = "/etc/spawn: the folder cannot be read: Too many levels of symbolic links"
+    try:
+        said = run("spawnctl", "check", check=False)
+        assert (said.returncode, said.stderr) == (66, f"{sentence}\n")
+        generator = "/usr/lib/systemd/system-generators/spawn-generator"
+        assert run(generator, "/tmp/a", "/tmp/b", "/tmp/c", check=False).returncode == 78
+    finally:
+        FOLDER.unlink()
+        aside.rename(FOLDER)
+
+
+def test_the_drop_in_of_a_vendors_service_can_be_checked(files: Files) -> None:
+    files.vendor.write_text(files.text(HERE))
+    path = files.add(files.drop_ins, "50.conf", "Nice=1")
+    assert run("spawnctl", "check", str(path)).stdout == f"{files.vendor}: ok\n"
+
+
+def test_systemd_gets_what_was_checked(files: Files) -> None:
+    """A backslash at the end of one file does not go on in the next one."""
+    address = f"127.0.0.1:{files.there.address[1]}"
+    files.file.write_text(
+        f"[Spawn]\n{HERE}[Socket]\nBacklog=\\\n# why\n  7\nListenStream={address} \\"
+    )
+    files.drop_ins.mkdir()
+    (files.drop_ins / "x.conf").write_text("[Socket]\nMaxConnections=3\n")
+    files.there.start()
+    assert files.says() == "here\n"
+    shown = run("systemctl", "show", "-p", "Backlog,MaxConnections", files.there.socket_unit)
+    assert sorted(shown.stdout.split()) == ["Backlog=7", "MaxConnections=3"]
+
+
+def test_hundreds_of_mistakes(files: Files) -> None:
+    files.file.write_text(files.text(HERE + "x=1\n" * 200_000))
+    said = files.there.check()
+    lines = [line for line in said.stderr.splitlines() if ": unknown key x= in" in line]
+    assert len(lines) == 50
+    assert (
+        f"{files.file}:56: here is one more problem, and the rest is not looked at; "
+        "mend these first\n"
+    ) in said.stderr
 
 
 def test_things_that_are_no_drop_ins(files: Files) -> None:

@@ -40,10 +40,12 @@ LIMIT_NAMES = {
     "LimitRTTIME": "realtime timeout",
 }
 # Values that the kernel shows as they are, and the edge: what is below or above systemd's own.
+MOST_FILES = Path("/proc/sys/fs/nr_open").read_text().strip()
+NO_END = ("infinity", MOST_FILES, MOST_FILES)
 LIMIT_VALUES = {
     "LimitCPU": [("30:60", "30", "60"), ("1500ms", "2", "2")],
     "LimitSTACK": [("1M:2M", "1048576", "2097152"), ("infinity", "unlimited", "unlimited")],
-    "LimitNOFILE": [("3:1000000", "3", "1000000"), ("64", "64", "64")],
+    "LimitNOFILE": [("3:1000000", "3", "1000000"), ("64", "64", "64"), NO_END],
     "LimitAS": [("256M", "268435456", "268435456"), ("1G:infinity", "1073741824", "unlimited")],
     "LimitDATA": [("256M", "268435456", "268435456"), ("infinity", "unlimited", "unlimited")],
     "LimitNICE": [("-20", "40", "40"), ("+19:+0", "1", "20")],

@@ -450,6 +450,21 @@ def test_no_proxy_is_believed_by_default(service: Callable[..., Installed]) -> N
 
 
 @in_machine
+def test_proxies_that_could_not_connect(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nProxyProtocol=v1\nProxyFrom=unix\nArgv=/bin/true", start=False)
+    assert there.check().stderr == (
+        f"{there.file}:7: ProxyFrom= has no address, and ListenStream= is one of TCP; "
+        "nobody could be served there\n"
+    )
+    there.address = "/run/spawn-proxy.sock"
+    there.write("User=nobody\nProxyProtocol=v1\nProxyFrom=::/0\nArgv=/bin/true")
+    assert there.check().stderr == (
+        f"{there.file}:7: ProxyFrom= has not unix, and ListenStream= is a path; "
+        "nobody could be served there\n"
+    )
+
+
+@in_machine
 def test_size_limit_does_not_count_the_header(service: Callable[..., Installed]) -> None:
     there = service(f"{BELIEVE}ProxyProtocol=any\nSizeLimit=4\nArgv=/bin/cat\n")
     assert there.talk(GOOD["v1"][0] + b"1234") == b"1234"

@@ -306,9 +306,9 @@ def test_check_of_a_service_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("mode", "owner", "sentence"),
     [
-        (0o664, 0, "others than root can write the service file; chmod go-w it"),
-        (0o646, 0, "others than root can write the service file; chmod go-w it"),
-        (0o644, 65534, "the service file belongs to uid 65534; make root its owner"),
+        (0o664, 0, "others than root can write it; chmod go-w it"),
+        (0o646, 0, "others than root can write it; chmod go-w it"),
+        (0o644, 65534, "it belongs to uid 65534; make root the owner"),
     ],
 )
 def test_a_file_that_others_can_write(
@@ -331,7 +331,7 @@ def test_a_folder_that_others_can_write(service: Callable[..., Installed]) -> No
         record = refused(there)
     finally:
         there.file.parent.chmod(0o755)
-    sentence = "others than root can write the folder of the service file; chmod go-w it"
+    sentence = "others than root can write the folder /etc/spawn; chmod go-w it"
     assert f"{there.file}: {sentence}" in record["MESSAGE"]
 
 
@@ -482,7 +482,7 @@ def test_a_link_into_a_folder_that_others_can_write(service: Callable[..., Insta
     elsewhere.chmod(0o777)
     there.file.rename(elsewhere / "file.conf")
     there.file.symlink_to(elsewhere / "file.conf")
-    sentence = "others than root can write the folder of the service file; chmod go-w it"
+    sentence = f"others than root can write the folder {elsewhere}; chmod go-w it"
     assert f"{there.file}: {sentence}" in refused(there)["MESSAGE"]
     elsewhere.chmod(0o755)
     assert there.talk() == b"this ran\n"

@@ -396,3 +396,85 @@ def test_stop_while_it_relays(service: Callable[..., Installed]) -> None:
         run("systemctl", "stop", unit)
         assert read_all(client) == b""
     assert outcome(there.record()) == ("stopped", "TERM", "3")
+
+
+def test_a_command_that_reads_its_output_does_not_hold_the_helper(
+    service: Callable[..., Installed],
+) -> None:
+    """It has the socket there, and takes from it what the helper was about to move: a splice(2)
+    that waits for it would wait beyond every limit."""
+    code = (
+        "import os, socket, time\n"
+        "s = socket.socket(fileno=1)\n"
+        "time.sleep(0.7)\n"  # the pipe is full, and the helper waits for room
+        "while 1:\n"
+        "    try: s.recv(1 << 20, socket.MSG_DONTWAIT)\n"
+        "    except BlockingIOError: break\n"
+        "os.read(0, 1 << 20)\n"
+        "time.sleep(60)\n"
+    )
+    there = service(f"User=nobody\nSizeLimit=10M\nTimeLimit=1500ms\nKillDelay=0\n{python(code)}")
+    begun = time.monotonic()
+    with there.connect() as client:
+        client.sendall(b"x" * 300_000)
+        assert read_all(client) == b""
+        assert time.monotonic() - begun < 2
+    assert there.record()["SPAWN_RESULT"] == "time-limit"
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("limit", ["1M", "100"])
+def test_urgent_bytes_are_bytes(
+    service: Callable[..., Installed], address: str | None, limit: str
+) -> None:
+    there = service(f"User=nobody\nSizeLimit={limit}\n{COUNT}", address=address)
+    with there.connect() as client:
+        client.sendall(b"x" * 100)
+        client.send(b"!", socket.MSG_OOB)
+        time.sleep(0.1)
+        client.sendall(b"x" * 500)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == (b"601\n" if limit == "1M" else b"100\n")
+    record = there.record()
+    assert outcome(record)[::2] == (("success", "601") if limit == "1M" else ("size-limit", "100"))
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_urgent_byte_alone_does_not_make_it_spin(
+    service: Callable[..., Installed], address: str | None
+) -> None:
+    there = service("User=nobody\nSizeLimit=1M\nArgv=/bin/cat", address=address)
+    with there.connect() as client:
+        client.send(b"!", socket.MSG_OOB)
+        (unit,) = until(connection_units)
+        pid = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+        time.sleep(0.3)
+        before = spent(pid)
+        time.sleep(0.7)
+        assert spent(pid) - before <= 1
+
+
+def test_the_command_can_open_its_own_input(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSizeLimit=1M\nArgv=/bin/cat /dev/stdin")
+    assert there.talk(b"data") == b"data"
+
+
+def test_a_stop_cuts_the_lingering_short(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\nSizeLimit=2\n{COUNT}")
+    with there.connect() as client:
+        client.sendall(b"xxx")
+        assert read_all(client) == b"2\n"
+        there.record()
+        (unit,) = connection_units()
+        begun = time.monotonic()
+        run("systemctl", "stop", unit)
+        assert time.monotonic() - begun < 1
+    there.write("User=nobody\nSizeLimit=2\nKillDelay=200ms\nArgv=/bin/sleep 60")
+    with there.connect() as client:
+        client.sendall(b"xxx")
+        time.sleep(0.3)
+        (unit,) = connection_units()
+        begun = time.monotonic()
+        run("systemctl", "stop", unit)
+        assert time.monotonic() - begun < 1, "in the time for the answer, too"
+    assert there.record()["SPAWN_RESULT"] == "size-limit"

@@ -28,21 +28,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks each service; the status of the first that has a problem."""
+    _see_as_the_helper()
     status = 0
-    wanted = options.service or files.installed()
+    try:
+        wanted = options.service or files.installed()
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.status
     if not wanted:
         sentence = f"there is no service file in {files.DIRECTORY} (NAME{files.SUFFIX})"
         print(f"spawnctl: {sentence}", file=sys.stderr)
     for each in wanted:
         file = file_of(each)
-        refusal = examine(file)
-        if refusal is None:
+        found = examine(file)
+        if found is None:
             print(f"{file}: ok")
             continue
-        for problem in refusal.problems:
+        for problem in found.problems:
             print(problem, file=sys.stderr)
-        status = status or refusal.status
+        status = status or found.status
     return status
+
+
+def _see_as_the_helper() -> None:
+    """Gives up root's way around permissions, which spawn@.service does not have either."""
+    if os.geteuid() == 0:
+        import prctl
+
+        prctl.cap_effective.dac_override = False
+        prctl.cap_effective.dac_read_search = False
 
 
 def rehearse(settings: service.Service, who: identity.Identity, program: str) -> list[Problem]:
@@ -61,7 +75,8 @@ def rehearse(settings: service.Service, who: identity.Identity, program: str) ->
     directory = settings.working_directory
     folder = who.home if directory.home else directory.path
     if not directory.optional and not may(f"{folder}/."):
-        seen = command.within(settings.root_directory or "", folder)
+        root = settings.root_directory or ""
+        seen = root + files.walk(folder, root)[-1]
         why = os.strerror(errno.EACCES if os.path.exists(seen) else errno.ENOENT)
         sentence = f"WorkingDirectory={shown(folder)}: {why}"
         problems.append(settings.problem("WorkingDirectory", sentence))
@@ -86,8 +101,12 @@ def file_of(wanted: str) -> str:
     """The file of a service that is named by it, by a drop-in, by its name, or by its socket
     unit."""
     if "/" in wanted or wanted.endswith(files.SUFFIX):
-        folder = os.path.dirname(wanted)
-        return folder.removesuffix(".d") if folder.endswith(DROP_INS) else wanted
+        folder, base = os.path.split(os.path.dirname(wanted))
+        if not base.endswith(DROP_INS):
+            return wanted
+        file = os.path.join(folder, base.removesuffix(".d"))
+        ours = folder in (files.DIRECTORY, files.VENDOR)
+        return files.file_of(files.name_of(file)) if ours else file
     return files.file_of(wanted.removeprefix("spawn@").removesuffix(".socket"))
 
 
@@ -109,10 +128,11 @@ def examine(file: str) -> Refusal | None:
                 found.of(banner.text, settings, key, path)
         for unix in {each.family == socket.AF_UNIX for each in listeners.claimed(file)}:
             found.of(partial(service.check_idle_limit, settings, tcp=not unix))
+            found.of(partial(service.check_proxies, settings, tcp=not unix))
         if who and program and os.geteuid() == 0:
             found.problems += rehearse(settings, who, program)
     found.of(listeners.checked_section, file)
-    found.problems += listeners.conflicts(file)
+    found.problems += found.of(listeners.conflicts, file) or []
     return found.refusal()
 
 
