@@ -195,6 +195,14 @@ def test_the_work_of_children_is_accounted_for(service: Callable[..., Installed]
     assert int(record["SPAWN_CPU_USEC"]) <= int(record["SPAWN_DURATION_USEC"]) * 2
 
 
+def test_the_memory_of_a_child_is_accounted_for(service: Callable[..., Installed]) -> None:
+    script = SCRATCH / "memory.py"
+    script.write_text("data = b'x' * (60 << 20)\n")
+    there = service(f"User=nobody\nArgv=/bin/sh -c '(/usr/bin/python3 {script}); true'")
+    there.talk()
+    assert 60 << 20 < int(there.record()["SPAWN_MAXRSS_BYTES"]) < 80 << 20
+
+
 def test_the_work_of_orphans_is_accounted_for(service: Callable[..., Installed]) -> None:
     script = SCRATCH / "orphan.sh"
     mark = SCRATCH / "orphan-done"
