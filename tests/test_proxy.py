@@ -611,7 +611,7 @@ def test_haproxys_health_checks_are_no_failures(
     there = service(f"{BELIEVE}ProxyProtocol=any\n{TELL}")
     backend = "{}:{} {} check inter 100ms".format(*there.address, option)
     with haproxy(backend, tmp_path, kind) as port:
-        records = there.records(5)
+        records = there.records(3)
         client = connect(("127.0.0.1", port))
         assert ask(client).endswith("\ndata")
     results = {record["SPAWN_RESULT"] for record in records}
