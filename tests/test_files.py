@@ -241,6 +241,7 @@ def test_a_link_by_way_of_somebody_elses_folder(files: Files) -> None:
     home = Path("/home/spawn-linker")
     if run("id", "spawn-linker", check=False).returncode != 0:
         run("useradd", "-m", "spawn-linker")
+    home.chmod(0o755)
     real = Path("/etc/spawn-files-test.conf")
     real.write_text(files.text(HERE))
     try:
