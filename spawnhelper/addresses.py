@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spawnhelper.outcome import shown
 from spawnhelper.values import DIGITS, consists_of, words
 
 TYPE_CHECKING = False
@@ -78,9 +79,8 @@ def _prefix(text: str) -> Prefix:
             raise OSError
         width, number = numbered(address)
     except (OSError, ValueError):
-        raise ValueError(
-            f"has {text!r}; write addresses and prefixes, as in 192.0.2.7 10.0.0.0/8 2001:db8::/32"
-        ) from None
+        right = "write addresses and prefixes, as in 192.0.2.7 10.0.0.0/8 2001:db8::/32"
+        raise ValueError(f"has {shown(text)!r}; {right}") from None
     mapped = width == 32 and ":" in address
     bits = width
     if slash:
@@ -89,9 +89,8 @@ def _prefix(text: str) -> Prefix:
             or len(length) > 3
             or int(length) > 32 + 96 * (":" in address)
         ):
-            raise ValueError(
-                f"has {text!r}; the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
-            )
+            right = "the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
+            raise ValueError(f"has {shown(text)!r}; {right}")
         bits = int(length)
         if mapped and bits < MAPPED_BITS:
             width, number = 128, number | MAPPED
@@ -99,5 +98,7 @@ def _prefix(text: str) -> Prefix:
             bits -= MAPPED_BITS
     prefix = Prefix(text, width, number, bits)
     if prefix.bits << prefix.rest != number:
-        raise ValueError(f"has {text!r}, an address with bits beyond the prefix; make them zero")
+        raise ValueError(
+            f"has {shown(text)!r}, an address with bits beyond the prefix; make them zero"
+        )
     return prefix

@@ -21,13 +21,11 @@ else:
 def check(service: Service, connection: Connection) -> None:
     """A Refusal with the rule's line for a client that may not connect, or not now."""
     remote = connection.remote
-    if connection.local is not None:  # a path's clients have no address
+    if connection.local is not None or service.proxied:  # else a path's clients have no address
         if remote is None:
             rule = "AllowFrom" if service.allow_from else "DenyFrom"
             if service.allow_from or service.deny_from:
-                raise refusal(
-                    service, rule, None, "the client was gone before its address was asked"
-                )
+                raise refusal(service, rule, None, "nobody knows the client's address")
         else:
             _check_address(service, remote[0])
     now = time.localtime()
@@ -71,5 +69,10 @@ def within(span: tuple[int, int], minute: int) -> bool:
 
 def refusal(service: Service, key: str, word: str | None, sentence: str) -> Refusal:
     """The Refusal by the line of the key that has the word."""
-    problem: Problem = service.problem(key, sentence, word)
-    return Refusal(REFUSED, os.EX_OK, problems=(problem,), answer=banner.for_refused(service))
+    problems: tuple[Problem, ...] = (service.problem(key, sentence, word),)
+    answer = b""
+    try:
+        answer = banner.for_refused(service)
+    except Refusal as broken:  # a broken banner does not hide why there was to be one
+        problems += broken.problems
+    return Refusal(REFUSED, os.EX_OK, problems=problems, answer=answer)

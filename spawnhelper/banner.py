@@ -7,7 +7,7 @@ import select
 import time
 
 from spawnhelper import files
-from spawnhelper.outcome import REFUSED, Refusal, misconfigured
+from spawnhelper.outcome import REFUSED, Refusal, misconfigured, shown
 from spawnhelper.patience import until_ready
 
 TYPE_CHECKING = False
@@ -52,14 +52,14 @@ def text(service: Service, key: str, path: str) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        sentence = f"{key}={path}: {error.strerror}; create the file, or remove the line"
+        sentence = f"{key}={shown(path)}: {error.strerror}; create the file, or remove the line"
         raise misconfigured(service.problem(key, sentence)) from None
     if not regular:
-        raise misconfigured(service.problem(key, f"{key}={path} is not a regular file"))
+        raise misconfigured(service.problem(key, f"{key}={shown(path)} is not a regular file"))
     if whose:
-        raise misconfigured(service.problem(key, f"{key}={path}: {whose}"))
+        raise misconfigured(service.problem(key, f"{key}={shown(path)}: {whose}"))
     if len(found) > LONGEST:
-        sentence = f"{key}={path} is longer than 64 KiB; shorten the file"
+        sentence = f"{key}={shown(path)} is longer than 64 KiB; shorten the file"
         raise misconfigured(service.problem(key, sentence))
     return found
 

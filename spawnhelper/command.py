@@ -57,7 +57,7 @@ class Streams:
         self.output: tuple[int, int] | None = None
         if service.size_limit is None:
             return
-        with Acting(identity):  # the pipes are the user's, who so can open /dev/stdin
+        with Acting(identity):  # the pipes are the user's, who can then open /dev/stdin
             self.input = os.pipe2(os.O_CLOEXEC)
             if service.idle_limit is not None and not connection.tcp:
                 self.output = os.pipe2(os.O_CLOEXEC)
@@ -139,7 +139,7 @@ def start(service: Service, identity: Identity, connection: Connection, program:
     """Forks the command; a Refusal where that is not possible.
 
     From here on whatever the command leaves behind is handed to this process (prctl(2),
-    PR_SET_CHILD_SUBREAPER), which so can end and account for all of it.
+    PR_SET_CHILD_SUBREAPER), which can then end and account for all of it.
     """
     variables = environment(service, connection)
     try:

@@ -75,8 +75,8 @@ def main(arguments: list[str]) -> int:
         supervision = Supervision(process, settings, meter, relay)
         supervision.until_end()
         command.hold_stops()  # nothing is left to be passed on; from here they cut waits short
-        if relay is not None and not supervision.stopped:
-            relay.flush()
+        if relay is not None:
+            relay.flush(wait=not supervision.stopped)
         counted = meter.count()
         connection.end()
         supervision.sweep()
@@ -84,9 +84,9 @@ def main(arguments: list[str]) -> int:
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
         if supervision.result == SIZE_LIMIT and not supervision.stopped:
-            from spawnhelper.linger import linger
+            from spawnhelper.linger import AFTER_ANSWER, linger
 
-            linger(connection.socket, 5_000, 16 << 20)
+            linger(connection.socket, *AFTER_ANSWER)
         return 0
     except Refusal as refusal:
         return refuse(unit, connection, name, settings, refusal, foreground=foreground)
@@ -125,7 +125,7 @@ def refuse(
         fields = record.of_refusal(unit, connection, name, settings, refusal)
         record.write(fields, foreground=foreground)
     if connection is not None and refusal.answer:
-        from spawnhelper.linger import linger
+        from spawnhelper.linger import AFTER_REFUSAL, linger
 
-        linger(connection.socket, 500, 1 << 20)
+        linger(connection.socket, *AFTER_REFUSAL)
     return refusal.status

@@ -92,8 +92,8 @@ def _drop_in_folders(file: str) -> list[str]:
 def check_folders(file: str) -> None:
     """Refuses folders of drop-ins in which others could put one, or a mask."""
     for folder in _drop_in_folders(file):
-        if _exists(folder):
-            sentence = _distrust(f"{folder}/drop-in{SUFFIX}", sticky=False)
+        if _is_folder(folder):
+            sentence = _distrust(folder, listed=True)
             if sentence:
                 raise misconfigured(Problem(folder, None, sentence))
 
@@ -144,18 +144,28 @@ def _open(file: str) -> int:
     raise misconfigured(Problem(file, None, "this is not a regular file; replace it by one"))
 
 
-def _distrust(file: str, *, sticky: bool = True) -> str:
-    """The same of the folders that lead there: of every one, for who can rename one of them can
-    have another in its place. sticky: in a folder with that bit others may add files, which is no
-    harm but to the last one if any file there counts."""
-    lookups = walk(file if file.startswith("/") else f"{os.getcwd()}/{file}")
-    last = _folder_of(lookups[-1])
-    for folder in dict.fromkeys(map(_folder_of, lookups)):
-        of = os.stat(folder)
-        excused = of.st_mode & stat.S_ISVTX and (sticky or folder != last)
-        sentence = _fault(f"the folder {printable(folder)}", of, excused=bool(excused))
-        if sentence:
-            return sentence
+def _distrust(path: str, *, listed: bool = False) -> str:
+    """The same of what leads there: of every folder, for who can rename one of them can have
+    another in its place, and of every link. A folder with the sticky bit is no harm to what others
+    have in it, unless it is itself the path, and listed: then any file in it counts."""
+    lookups = walk(path if path.startswith("/") else f"{os.getcwd()}/{path}")
+    folders = dict.fromkeys(map(_folder_of, lookups), True)
+    if listed:
+        folders[lookups[-1]] = False
+    try:
+        for folder, may_be_sticky in folders.items():
+            of = os.stat(folder)
+            excused = may_be_sticky and bool(of.st_mode & stat.S_ISVTX)
+            if sentence := _fault(f"the folder {printable(folder)}", of, excused=excused):
+                return sentence
+        for lookup in lookups:
+            of = os.lstat(lookup)
+            if stat.S_ISLNK(of.st_mode) and (
+                sentence := _fault(f"the link {printable(lookup)}", of, excused=True)
+            ):
+                return sentence
+    except OSError as error:
+        return f"the way there is broken: {error.strerror}"
     return ""
 
 
@@ -213,6 +223,13 @@ def _entries(folder: str) -> list[str]:
         sentence = f"the folder cannot be read: {error.strerror}"
         raise misconfigured(Problem(folder, None, sentence), status=os.EX_NOINPUT) from None
     return [entry for entry in entries if entry.endswith(SUFFIX) and entry[0] != "."]
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _exists(file: str) -> bool:

@@ -28,7 +28,7 @@ class Connection:
     AF_INET6 or AF_UNIX, as of the listener. local, remote: (address, port) of TCP, an IPv4-mapped
     address written as IPv4; None for AF_UNIX, and for a remote end that nobody knows any more.
     path: the listener's path for AF_UNIX, an abstract one with @ for NUL. peer: pid, uid and gid
-    for AF_UNIX. proxy: the peer of TCP, once a proxy has said who the ends of the connection are.
+    for AF_UNIX. proxy: the real peer, or the path, once a proxy has said who the ends are.
     Attributes that do not apply are None. read, written: bytes that the helper itself has taken
     from the connection, or has put there.
     """
@@ -70,8 +70,8 @@ class Connection:
         return self.family != socket.AF_UNIX
 
     def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
-        """Has a proxy's word for who the two ends are."""
-        self.proxy = self.remote
+        """Takes a proxy's word for who the two ends are."""
+        self.proxy = self.remote or (self.path or "", 0)
         self.remote, self.local = _address(remote), _address(local)
 
     def variables(self) -> dict[str, str]:

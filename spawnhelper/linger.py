@@ -16,6 +16,9 @@ else:
 
 NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 16
+# Milliseconds and bytes. Who is refused is not to hold one of MaxConnections= for long.
+AFTER_ANSWER = (5_000, 16 << 20)
+AFTER_REFUSAL = (500, 1 << 20)
 
 
 def linger(client: socket.socket, milliseconds: int, most: int) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for a client before there is a command. Loaded where that can be."""
+"""Waiting for a client without a command to wait for. Loaded where that can be."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ else:
     import posix as os
 
 NSEC_PER_MSEC = 1_000_000
-SLICE = (
-    200  # milliseconds between two looks for a stop, which is held back until there is a command
-)
+# Milliseconds between two looks for a stop, which is held back before and after the command.
+SLICE = 200
 
 
 def until_ready(descriptor: int, event: int, deadline: int) -> bool:

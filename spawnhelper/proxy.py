@@ -31,6 +31,7 @@ else:
     import posix as os
 
 NSEC_PER_USEC = 1_000
+CHECK_TIME = 100_000_000  # nanoseconds
 CHECK = "a health check of the proxy"
 # 2.1: a line of at most 107 bytes.
 TEXT_START = b"PROXY "
@@ -80,7 +81,7 @@ def receive(service: Service, connection: Connection) -> None:
     # A proxy that checks the service may name itself (haproxy does, with version 1).
     if ends is not None and (unmapped(ends[0][0]), ends[0][1]) != connection.remote:
         connection.announce(*ends)
-    elif _over(connection):
+    elif _over(connection, min(deadline, time.monotonic_ns() + CHECK_TIME)):
         raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)
 
 
@@ -91,7 +92,7 @@ def _check_peer(service: Service, connection: Connection) -> None:
             return
         sentence = "ProxyFrom= does not have unix, for clients of a path"
     elif connection.remote is None:
-        sentence = "the client was gone before its address was asked"
+        sentence = "nobody knows the client's address"
     else:
         host = connection.remote[0]
         if addresses.best(service.proxy_from, addresses.numbered(host)) is not None:
@@ -218,8 +219,10 @@ def _take(connection: Connection, count: int, deadline: int) -> bytes:
     return found
 
 
-def _over(connection: Connection) -> bool:
-    """Whether there is nothing behind the header, and never will be."""
+def _over(connection: Connection, deadline: int) -> bool:
+    """Whether there is nothing behind the header, and never will be. The end of a check comes right
+    behind its header, but not with it."""
+    until_ready(connection.socket.fileno(), select.POLLIN, deadline)
     try:
         return not connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

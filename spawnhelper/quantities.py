@@ -62,7 +62,7 @@ def time_span(text: str, bare: str = "s") -> int | None:
         factor = TIME_UNITS[unit or bare]
         total += int(number or "0") * factor
         total += int(fraction or "0") * factor // 10 ** len(fraction)
-    if not text:
+    if not text or total > LARGEST:
         raise ValueError(wrong)
     return total
 

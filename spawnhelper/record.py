@@ -184,6 +184,7 @@ def _whence(unit: str, connection: Connection) -> list[str]:
         fields.append(f"SPAWN_REMOTE_PORT={connection.remote[1]}")
     if connection.proxy is not None:
         fields.append(f"SPAWN_PROXY_ADDR={connection.proxy[0]}")
+    if connection.proxy is not None and connection.path is None:
         fields.append(f"SPAWN_PROXY_PORT={connection.proxy[1]}")
     if connection.peer is not None:
         pid, uid, _ = connection.peer
@@ -225,7 +226,7 @@ def _signal_name(number: int) -> str:
 
 def _span(usec: int) -> str:
     """A time span for a person: three digits that matter, in the unit that fits."""
-    if usec < 1_000_000:
+    if usec < 999_500:  # what would be 1000ms with three digits
         return f"{usec / 1_000:.3g}ms"
     if usec < 60_000_000:
         return f"{usec / 1_000_000:.3g}s"

@@ -29,7 +29,6 @@ CHUNK = 1 << 20  # more than a pipe holds
 FLUSH_TIME = 5_000 * NSEC_PER_MSEC
 AT_ONCE = 4096  # PIPE_BUF: what a pipe takes once there is room at all
 MOST_DISCARDED = 16 << 20
-SOON = (0).to_bytes(8, sys.byteorder) + (1_000).to_bytes(8, sys.byteorder)  # struct timeval
 
 
 class Pump:
@@ -65,12 +64,11 @@ class Pump:
             if self.client is None or not _ready(self.target, select.POLLOUT):
                 self.awaited = self.target
                 return
-            count = self._copy(self.client, most)
+            count = 0
         except OSError:  # the client has reset the connection, or the command has closed its end
             count = 0
-        else:
-            if count == 0 and self.client is not None:
-                count = self._copy(self.client, most)
+        if count == 0 and self.client is not None:
+            count = self._copy(self.client, most)
         if count > 0:
             self.moved += count
             self.last = time.monotonic_ns()
@@ -145,12 +143,16 @@ class Relay:
         """When the last one passed: CLOCK_MONOTONIC in nanoseconds."""
         return max(self.input.last, self.output.last if self.output else 0)
 
-    def flush(self) -> None:
-        """Hands on what the command has left in its output when it ended, for a bounded time."""
+    def flush(self, *, wait: bool) -> None:
+        """Hands on what the command has left in its output when it ended, for a bounded time. wait:
+        also what the client is not ready for yet."""
         output = self.output
-        deadline = time.monotonic_ns() + FLUSH_TIME
+        begun = time.monotonic_ns()
+        deadline = begun + FLUSH_TIME if wait else begun
         try:
             while output is not None and output.awaited is not None:
+                if output.moved and time.monotonic_ns() > begun + FLUSH_TIME:
+                    return  # what goes on writing is not the command any more
                 if output.awaited == output.source and not _ready(output.source, select.POLLIN):
                     return
                 if output.awaited == output.target and not until_ready(
@@ -205,11 +207,12 @@ class Relay:
 def _never_block(client: socket.socket) -> None:
     """Keeps splice(2) from waiting for bytes that the command, which has the socket for its output,
     has read itself meanwhile; O_NONBLOCK would be the command's, too. Urgent bytes are bytes."""
-    try:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, SOON)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    except OSError:
-        pass  # the client was first
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    for size in (8, 4):  # of the two fields of struct timeval, which depends on the architecture
+        soon = (0).to_bytes(size, sys.byteorder) + (1_000).to_bytes(size, sys.byteorder)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, soon)
+        if any(client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 2 * size)):
+            return
 
 
 def _ready(descriptor: int, event: int) -> bool:

@@ -132,6 +132,17 @@ def check_proxies(service: Service, *, tcp: bool) -> None:
     raise misconfigured(service.problem("ProxyFrom", sentence))
 
 
+def check_rules(service: Service) -> None:
+    """Refuses rules about addresses for a service whose clients have none."""
+    for key in ("AllowFrom", "DenyFrom"):
+        given = service.given.get(key)
+        if given and given[-1].file != files.DEFAULTS and not service.proxied:
+            sentence = (
+                f"{key}= is about addresses, and clients of a path have none; see SocketMode="
+            )
+            raise misconfigured(service.problem(key, sentence))
+
+
 def read(file: str) -> tuple[list[Assignment], list[Problem]]:
     """What the service of this file assigns, and which lines are no assignments; a Refusal where
     there is no service file that can be trusted."""
@@ -202,8 +213,14 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
         elif key in NOT_STREAMS:
             sentence = f"{key}= is no stream of bytes; write ListenStream="
             problems.append(Problem(source, line, sentence))
+        elif key == "SocketProtocol" and assignment.value not in ("", "tcp", "mptcp"):
+            sentence = f"SocketProtocol={shown(assignment.value)} is not TCP; remove the line"
+            problems.append(Problem(source, line, sentence))
         elif key == "ListenStream":
             listens = bool(assignment.value)
+        if (len(assignment.value) - len(assignment.value.rstrip("\\"))) % 2:
+            sentence = f"{key}= ends with a backslash; remove it, and the white space behind it"
+            problems.append(Problem(source, line, sentence))
     if not listens:
         sentence = "[Socket] has no ListenStream=; write where to listen, as in 127.0.0.1:10031"
         problems.append(Problem(file, None, sentence))
@@ -224,7 +241,7 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
         problems.append(
             service.problem("Group", "User= names a group already; give it in one place only")
         )
-    if service.proxied and not service.proxy_from and "ProxyProtocol" in service.given:
+    if service.proxied and "ProxyFrom" not in service.given:
         sentence = "ProxyProtocol= needs ProxyFrom=; write whose header is believed"
         problems.append(service.problem("ProxyProtocol", sentence))
     return service, problems

@@ -59,24 +59,28 @@ class Setting:
 # The resource limits of systemd.exec(5): what each is, and how its value is written.
 TIME, SIZE, NUMBER = "a time span", "a size", "a number"
 LIMITS: dict[str, tuple[str, str, Callable[[str], int | None]]] = {
-    "LimitCPU": ("processor time, in seconds", TIME, quantities.seconds),
-    "LimitFSIZE": ("the size of a file that it writes", SIZE, quantities.size),
-    "LimitDATA": ("the data segment", SIZE, quantities.size),
-    "LimitSTACK": ("the stack", SIZE, quantities.size),
-    "LimitCORE": ("a core dump", SIZE, quantities.size),
-    "LimitRSS": ("resident memory, which Linux does not limit", SIZE, quantities.size),
-    "LimitNOFILE": ("one more than the largest descriptor", NUMBER, quantities.count),
-    "LimitAS": ("the address space", SIZE, quantities.size),
-    "LimitNPROC": ("processes of the user, wherever they run", NUMBER, quantities.count),
-    "LimitMEMLOCK": ("locked memory", SIZE, quantities.size),
-    "LimitLOCKS": ("file locks, which Linux does not limit", NUMBER, quantities.count),
-    "LimitSIGPENDING": ("queued signals of the user", NUMBER, quantities.count),
-    "LimitMSGQUEUE": ("POSIX message queues of the user", SIZE, quantities.size),
-    "LimitNICE": ("niceness: +19 to -20 or 1 to 40", NUMBER, quantities.nice_limit),
-    "LimitRTPRIO": ("real-time priority", NUMBER, quantities.count),
+    "LimitCPU": ("Processor time", f"{TIME}, in full seconds", quantities.seconds),
+    "LimitFSIZE": ("How large a file it can write", SIZE, quantities.size),
+    "LimitDATA": ("Its data segment", SIZE, quantities.size),
+    "LimitSTACK": ("Its stack", SIZE, quantities.size),
+    "LimitCORE": ("Its core dump", SIZE, quantities.size),
+    "LimitRSS": ("Resident memory, which Linux does not enforce", SIZE, quantities.size),
+    "LimitNOFILE": ("How many descriptors it can have open", NUMBER, quantities.count),
+    "LimitAS": ("Its address space", SIZE, quantities.size),
+    "LimitNPROC": ("How many processes its user can have, anywhere", NUMBER, quantities.count),
+    "LimitMEMLOCK": ("Locked memory", SIZE, quantities.size),
+    "LimitLOCKS": ("File locks, which Linux does not enforce", NUMBER, quantities.count),
+    "LimitSIGPENDING": ("Queued signals of its user", NUMBER, quantities.count),
+    "LimitMSGQUEUE": ("POSIX message queues of its user", SIZE, quantities.size),
+    "LimitNICE": (
+        "How far it can raise its priority",
+        "a nice level with its sign, or 1 to 40",
+        quantities.nice_limit,
+    ),
+    "LimitRTPRIO": ("Its real-time priority", NUMBER, quantities.count),
     "LimitRTTIME": (
-        "processor time between two pauses under real-time scheduling, in microseconds",
-        TIME,
+        "Processor time without a pause under real-time scheduling",
+        f"{TIME}, a bare number is microseconds",
         quantities.microseconds,
     ),
 }
@@ -90,7 +94,7 @@ def _limit(key: str) -> Setting:
         quantities.limits(parse),
         None,
         "unchanged",
-        f"The limit of {what}: {kind}, or `SOFT:HARD`, each of which may be `infinity`.",
+        f"{what}: {kind}, or two as `SOFT:HARD`; `infinity` is no limit.",
         "setrlimit(2), xinetd.conf(5) rlimit_*",
     )
 
@@ -207,7 +211,8 @@ SETTINGS = (
         values.one_of("socket", "journal", "null"),
         "socket",
         "socket",
-        "Where the command's standard error goes: to the client, to the journal or nowhere.",
+        "Where the command's standard error goes: with `socket` to the client, with `journal` "
+        "there, with `null` nowhere.",
         "spawn(8)",
     ),
     Setting(
@@ -349,10 +354,11 @@ SETTINGS = (
         values.one_of("no", "v1", "v2", "any"),
         "no",
         "no",
-        "Which header of the PROXY protocol every connection has to begin with. The client is the "
-        "one that it names, for AllowFrom=, the command and the record. A connection that ends "
-        "instead, or right behind a header that names nobody but the proxy, is a health check: no "
-        "command runs, and it is no failure.",
+        "Which header of the PROXY protocol every connection has to begin with: `v1`, `v2`, `any` "
+        "of the two, or `no` header. The client is the one that it names, or the proxy itself, for "
+        "AllowFrom=, the command and the record. A connection that ends instead, or right behind a "
+        "header that names nobody but the proxy, is a health check: no command runs, and it is no "
+        "failure.",
         "PROXY protocol, 2 and 4",
     ),
     Setting(
@@ -381,7 +387,8 @@ SETTINGS = (
         values.one_of("all", "failures", "none"),
         "all",
         "all",
-        "Which ends of a command are recorded. That a command could not be run always is.",
+        "Which ends of a command are recorded: `all`, `failures`, which is all but success, or "
+        "`none`. That a command could not be run always is, and a health check is with `all` only.",
         "xinetd.conf(5) log_on_success, log_on_failure",
     ),
     Setting(
@@ -400,7 +407,7 @@ SETTINGS = (
         values.facility,
         values.FACILITIES["daemon"],
         "daemon",
-        "The facility of the record.",
+        "The facility of the record: " + ", ".join(values.FACILITIES) + ".",
         "systemd.exec(5)",
     ),
 )

@@ -25,7 +25,7 @@ NOTSENT_BYTES = slice(144, 148)
 BYTES_SENT = slice(200, 208)
 BYTES_RETRANS = slice(208, 216)
 # States after the client's FIN, which the kernel counts as one more byte received. CLOSE is also
-# that of a reset, after which the count is that of nothing certain.
+# that of a reset, after which the count cannot be relied on.
 FIN_RECEIVED = (6, 7, 8, 9, 11)  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 # States after our own FIN, which counts as one more byte for as long as it is not sent.
 FIN_WAITS = (4, 9, 11)  # FIN_WAIT1, LAST_ACK, CLOSING

@@ -3,6 +3,8 @@ that began with `KEY=TEXT`: what is wrong with it, and what would be right."""
 
 from __future__ import annotations
 
+from spawnhelper.outcome import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,7 +210,7 @@ def variables(text: str) -> dict[str, str]:
     for assignment in words(text):
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ValueError(f"has the word {assignment} without a value; write NAME=VALUE")
+            raise ValueError(f"has the word {shown(assignment)} without a value; write NAME=VALUE")
         _check_variable(name)
         found[name] = value
     return found
@@ -295,6 +297,6 @@ def _account(name: str) -> bool:
 
 def _check_variable(name: str) -> None:
     if not consists_of(name, NAME_CHARACTERS) or name[0] in DIGITS:
-        raise ValueError(f"has the variable name {name!r}; use letters, digits and _")
+        raise ValueError(f"has the variable name {shown(name)!r}; use letters, digits and _")
     if name in CONNECTION_VARIABLES:
         raise ValueError(f"has {name}, which tells about the connection; remove it")

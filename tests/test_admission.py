@@ -220,8 +220,28 @@ def test_a_listener_for_both_families(
 
 @in_machine
 def test_clients_of_a_path_have_no_address(service: Callable[..., Installed]) -> None:
-    there = service(f"{HERE}AllowFrom=::1", address="/run/spawn-admission.sock")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    there = service(
+        f"{HERE}AllowFrom=::1",
+        address="/run/spawn-admission.sock",
+        socket_section=f"ListenStream=127.0.0.1:{port}",
+    )
+    assert there.check().stdout == f"{there.file}: ok\n"
     assert there.talk() == b"here\n"
+    there.record()
+    there.address = ("127.0.0.1", port)
+    assert there.talk() == b""
+
+
+@in_machine
+def test_a_broken_banner_does_not_hide_the_rule(service: Callable[..., Installed]) -> None:
+    there = service(f"{HERE}DenyFrom=127.0.0.1\nBannerRefused=/nowhere")
+    assert there.talk() == b""
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "refused"
+    said = f"{there.file}:7: DenyFrom=127.0.0.1 has 127.0.0.1 (and 1 more: spawnctl check"
+    assert said in record["MESSAGE"]
 
 
 @in_machine

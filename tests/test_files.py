@@ -236,6 +236,35 @@ def test_nobody_else_can_add_a_drop_in_or_a_mask(files: Files) -> None:
         mask.unlink()
 
 
+def test_a_link_of_another_user_in_a_sticky_folder(files: Files) -> None:
+    """Whose the file is that it leads to says nothing about who made it lead there."""
+    files.drop_ins.mkdir()
+    files.drop_ins.chmod(0o1777)
+    probe = files.drop_ins / "drop-in.conf"  # a link that leads away is no way around, either
+    probe.symlink_to("/etc/hostname")
+    files.file.write_text(files.text(HERE))
+    sentence = f"others than root can write the folder {files.drop_ins}; chmod go-w it"
+    assert files.there.check().stderr == f"{files.drop_ins}: {sentence}\n"
+    shutil.rmtree(files.drop_ins)
+    link = Path("/var/tmp/spawn-files-link")
+    link.unlink(missing_ok=True)
+    link.symlink_to("/etc/motd")
+    os.chown(link, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
+    files.file.write_text(files.text(f"{HERE}Banner={link}\n"))
+    sentence = f"Banner={link}: the link {link} belongs to uid 65534; make root the owner"
+    assert files.there.check().stderr == f"{files.file}:6: {sentence}\n"
+
+
+def test_folders_of_drop_ins_that_are_none(files: Files) -> None:
+    files.file.write_text(files.text(HERE))
+    files.there.start()
+    for target in ("/nowhere", "/dev/null", "/etc/motd"):
+        files.drop_ins.symlink_to(target)
+        assert files.there.check().stdout == f"{files.file}: ok\n"
+        assert files.says() == "here\n"
+        files.drop_ins.unlink()
+
+
 def test_a_link_by_way_of_somebody_elses_folder(files: Files) -> None:
     """Its owner decides where it leads, although it is a file of root's that it leads to."""
     home = Path("/home/spawn-linker")

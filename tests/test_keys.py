@@ -322,7 +322,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "BannerRefused": [
         answers(f"BannerRefused={SCRATCH}/sorry\nAllowFrom=::1", "sorry\n", b"data", "refused"),
         answers(f"BannerRefused={SCRATCH}/sorry\nArgv=/bin/echo here", "here\n"),
-        answers("BannerRefused=/nowhere\nAllowFrom=::1", "", result="config"),
+        answers("BannerRefused=/nowhere\nAllowFrom=::1", "", result="refused"),
     ],
     "ProxyProtocol": [
         proxied("ProxyProtocol=v1", V1, "192.0.2.1\n"),

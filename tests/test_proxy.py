@@ -430,8 +430,17 @@ def test_a_header_on_a_path(service: Callable[..., Installed]) -> None:
     record = there.record()
     assert record["SPAWN_REMOTE_ADDR"] == "192.0.2.1"
     assert record["SPAWN_LOCAL_ADDR"] == "192.0.2.2"
-    assert "SPAWN_PROXY_ADDR" not in record
+    assert record["SPAWN_PROXY_ADDR"] == "/run/spawn-proxy.sock"
+    assert "SPAWN_PROXY_PORT" not in record
     assert record["SPAWN_REMOTE_UID"] == "0"
+    assert told(there, b"PROXY UNKNOWN\r\n", b"x") == ("", b"")
+    assert "does not begin with a header" in there.record()["MESSAGE"]
+    if systemd_version() < 258:
+        assert until(lambda: not connection_units())
+    assert told(there, v2(command=0), b"x") == ("", b""), "AllowFrom= has nobody without a name"
+    record = there.record()
+    assert f"{there.file}:8: nobody knows the client's address, client pid" in record["MESSAGE"]
+    assert record["SPAWN_RESULT"] == "refused"
     if systemd_version() < 258:
         assert until(lambda: not connection_units())
     there.write(f"User=nobody\nProxyFrom=127.0.0.1\nProxyProtocol=v2\n{TELL}")

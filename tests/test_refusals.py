@@ -287,6 +287,31 @@ def test_check_says_all_that_is_wrong(service: Callable[..., Installed]) -> None
     ]
 
 
+def test_rules_without_effect(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\n{TRUE}\nDenyFrom=::1", address="/run/spawn-rules", start=False)
+    assert there.check().stderr == (
+        f"{there.file}:7: DenyFrom= is about addresses, and clients of a path have none; "
+        "see SocketMode=\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("SocketProtocol=sctp", "SocketProtocol=sctp is not TCP; remove the line"),
+        (
+            "SocketUser=x\\ ",
+            "SocketUser= ends with a backslash; remove it, and the white space behind it",
+        ),
+    ],
+)
+def test_a_socket_that_systemd_could_not_be_given(
+    service: Callable[..., Installed], line: str, sentence: str
+) -> None:
+    there = service(f"User=nobody\n{TRUE}", socket_section=line, start=False)
+    assert there.check().stderr == f"{there.file}:3: {sentence}\n"
+
+
 def test_check_is_content(service: Callable[..., Installed]) -> None:
     there = service(f"User=nobody\n{TRUE}\n[X-Ours]\nwhatever we like", start=False)
     checked = there.check()
@@ -495,7 +520,7 @@ def test_a_draft_replaces_its_namesake(service: Callable[..., Installed], tmp_pa
     draft.chmod(0o644)
     assert run("spawnctl", "check", str(draft)).stdout == f"{draft}: ok\n"
     done = run("spawnctl", "check", there.file.name, cwd=FOLDER)
-    assert done.stdout == f"{there.file.name}: ok\n"
+    assert done.stdout == f"{there.file}: ok\n"
 
 
 def test_keys_below_the_wrong_header(service: Callable[..., Installed]) -> None:
@@ -535,7 +560,7 @@ def test_check_by_the_name_of_the_socket_unit(service: Callable[..., Installed])
 def test_nothing_to_check() -> None:
     assert list(FOLDER.iterdir()) == []
     checked = run("spawnctl", "check")
-    assert checked.stderr == "spawnctl: there is no service file in /etc/spawn (NAME.conf)\n"
+    assert checked.stderr == "spawnctl: there is no service file in /etc/spawn or /usr/lib/spawn\n"
 
 
 def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:

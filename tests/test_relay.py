@@ -143,6 +143,13 @@ def sent_until_reset(client: socket.socket, most: int) -> int:
     return sent
 
 
+def test_what_is_discarded_is_bounded(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSizeLimit=1\nArgv=/bin/sh -c 'cat >/dev/null; sleep 1; echo 1'")
+    with there.connect() as client:
+        assert 32 << 20 <= sent_until_reset(client, 1 << 30) < 100 << 20
+    assert outcome(there.record()) == ("size-limit", "0", "1")
+
+
 def test_a_client_that_stays_is_let_go_after_5_seconds(service: Callable[..., Installed]) -> None:
     there = service(f"User=nobody\nSizeLimit=2\n{COUNT}")
     begun = time.monotonic()

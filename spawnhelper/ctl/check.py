@@ -1,6 +1,7 @@
 """Say what is wrong with service files, and where.
 
-Without an argument every service in /etc/spawn is checked. The exit status is 0 if all is well.
+Without an argument every service that has a file is checked, and the defaults for all of them. The
+exit status is 0 if all is well.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ def run(options: argparse.Namespace) -> int:
         print(refusal, file=sys.stderr)
         return refusal.status
     if not wanted:
-        sentence = f"there is no service file in {files.DIRECTORY} (NAME{files.SUFFIX})"
+        sentence = f"there is no service file in {files.DIRECTORY} or {files.VENDOR}"
         print(f"spawnctl: {sentence}", file=sys.stderr)
+    if not options.service and os.path.lexists(files.DEFAULTS):
+        wanted.insert(0, files.DEFAULTS)
     for each in wanted:
         file = file_of(each)
         found = examine(file)
@@ -101,6 +104,7 @@ def file_of(wanted: str) -> str:
     """The file of a service that is named by it, by a drop-in, by its name, or by its socket
     unit."""
     if "/" in wanted or wanted.endswith(files.SUFFIX):
+        wanted = os.path.abspath(wanted)
         folder, base = os.path.split(os.path.dirname(wanted))
         if not base.endswith(DROP_INS):
             return wanted
@@ -126,7 +130,10 @@ def examine(file: str) -> Refusal | None:
         for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
             if path is not None:
                 found.of(banner.text, settings, key, path)
-        for unix in {each.family == socket.AF_UNIX for each in listeners.claimed(file)}:
+        kinds = {each.family == socket.AF_UNIX for each in listeners.claimed(file)}
+        if kinds == {True}:
+            found.of(service.check_rules, settings)
+        for unix in kinds:
             found.of(partial(service.check_idle_limit, settings, tcp=not unix))
             found.of(partial(service.check_proxies, settings, tcp=not unix))
         if who and program and os.geteuid() == 0:
