@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
         file = files.file_of(name)
         try:
             text = drop_in(file)
-        except Refusal as refusal:
-            say(f"{refusal}; spawn@{shown(name)}.socket will not listen")
+        except (Refusal, OSError) as error:
+            say(f"{error}; spawn@{shown(name)}.socket will not listen")
             continue
         folder = os.path.join(arguments[0], f"spawn@{name}.socket.d")
         os.makedirs(folder, exist_ok=True)
