@@ -275,7 +275,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
         recorded(f"RootDirectory={JAIL}\nArgv=/bin/cat", SPAWN_RESULT="config"),
         recorded(f"RootDirectory={JAIL}/bin/ls", SPAWN_RESULT="config"),
         answers(f"RootDirectory={JAIL}\nWorkingDirectory=/home\nArgv=/bin/pwd", "/home\n"),
-        answers(f"RootDirectory={JAIL}\nArgv=/bin/sh -c 'ls /../../etc; echo $?'", ".*1\n"),
+        answers(f"RootDirectory={JAIL}\nArgv=/bin/sh -c '/bin/ls /../../etc; echo $?'", ".*1\n"),
     ],
     "UMask": [
         answers("UMask=027\nArgv=/bin/sh -c umask", "0027\n"),
