@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from pathlib import Path
 
@@ -88,6 +89,46 @@ def test_no_octets_break_it(text: bytes) -> None:
     _, problems = syntax.parse(lines, "f", SECTIONS)
     for problem in problems:
         assert str(problem).isprintable()
+
+
+pieces = [
+    "[Spawn]",
+    "[Socket]",
+    "[X-No]",
+    "A=1",
+    " B = x y ",
+    "C",
+    "=",
+    "#",
+    " ;c",
+    "",
+    " \t",
+    "\\",
+]
+some_lines = st.lists(st.lists(st.sampled_from(pieces), max_size=3).map("".join), max_size=8).map(
+    "\n".join
+)
+
+
+def stated(text: str) -> list[tuple[str, str, str]]:
+    """The rules of systemd.syntax(7) once more, over the text as a whole: comments go, a line end
+    behind an odd number of backslashes becomes a space, and then each line is one thing."""
+    text = re.sub(r"(?m)^[ \t]*[#;].*(\n|\Z)", "", text)
+    text = re.sub(r"(?<!\\)((?:\\\\)*)\\(?:\n[ \t]*|\Z)", r"\1 ", text)
+    found: list[tuple[str, str, str]] = []
+    section = ""
+    for line in text.split("\n"):
+        line = line.strip(" \t")
+        if line[:1] == "[":
+            section = line[1:-1] if line[-1:] == "]" and line[1:-1] in SECTIONS else ""
+        elif section and (match := re.fullmatch(r"([^=]*?)[ \t]*=[ \t]*(.*)", line)):
+            found += [(section, match[1], match[2])] if match[1] else []
+    return found
+
+
+@given(some_lines)
+def test_assignments_are_those_of_the_rules(text: str) -> None:
+    assert [each[:3] for each in parsed(text)[0]] == stated(text)
 
 
 def test_the_service_has_what_the_table_has() -> None:
