@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from conftest import (
     Installed,
     connection_units,
+    free_port,
     in_machine,
     read_all,
     run,
@@ -22,6 +25,7 @@ from conftest import (
 pytestmark = in_machine
 
 SCRATCH = Path("/var/tmp/spawn-relay")
+FAR = ("-n", "far")
 COUNT = "Argv=/usr/bin/wc -c\n"
 # Counts what comes, answers when the input has ended, and is in no hurry.
 ANSWER = (
@@ -315,6 +319,45 @@ def test_idle_limit_of_a_client_that_does_not_read(service: Callable[..., Instal
         assert there.record()["SPAWN_RESULT"] == "idle-limit"
         assert 0.7 <= time.monotonic() - begun < 3
         client.recv(1)
+
+
+@contextmanager
+def another_machine() -> Iterator[None]:
+    """A network namespace with 192.0.2.2, and 192.0.2.1 at our end of the wire."""
+    run("ip", "netns", "add", "far")
+    try:
+        run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "far", "netns", "far")
+        for where, address, device in (((), "192.0.2.1/24", "wire"), (FAR, "192.0.2.2/24", "far")):
+            run("ip", *where, "addr", "add", address, "dev", device)
+            run("ip", *where, "link", "set", device, "up")
+        yield
+    finally:
+        run("ip", "link", "del", "wire", check=False)
+        run("ip", "netns", "del", "far")
+
+
+def test_idle_limit_of_a_client_that_has_vanished(service: Callable[..., Installed]) -> None:
+    """What the kernel sends again and again is no byte: after 0.5, 0.7, 1.1 and 1.9 seconds."""
+    port = free_port()
+    code = (
+        f"import socket, time; s = socket.create_connection(('192.0.2.1', {port})); "
+        "print('on', flush=True); time.sleep(60)"
+    )
+    with another_machine():
+        there = service(
+            "User=nobody\nIdleLimit=1s\nKillDelay=0\n"
+            "Argv=/bin/sh -c 'sleep 0.5; echo lost; sleep 60'",
+            address=("192.0.2.1", port),
+        )
+        command = ["ip", "netns", "exec", "far", "python3", "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"on\n"
+            run("ip", *FAR, "addr", "del", "192.0.2.2/24", "dev", "far")
+            record = there.record()
+            client.kill()
+    assert record["SPAWN_RESULT"] == "idle-limit"
+    assert 1_450_000 <= int(record["SPAWN_DURATION_USEC"]) < 2_500_000
 
 
 def test_idle_limit_of_a_path_needs_a_relay(service: Callable[..., Installed]) -> None:
