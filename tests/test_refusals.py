@@ -595,7 +595,7 @@ def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
         assert first.talk() == b"first\n"
         return
     assert answer(first) == b""
-    (record,) = until(lambda: journal(f"SPAWN_LOCAL_PORT={first.address[1]}"))
+    record = until(lambda: journal(f"SPAWN_LOCAL_PORT={first.address[1]}"))[-1]
     assert claim(second, first) in record["MESSAGE"]
     assert exit_status(record) == EX_CONFIG
     assert first.state() == "active"
