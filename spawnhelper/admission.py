@@ -19,29 +19,36 @@ else:
 
 
 def check(service: Service, connection: Connection) -> None:
-    """A Refusal with the rule's line for a client that may not connect, or not now."""
-    remote = connection.remote
-    if connection.local is not None or service.proxied:  # else a path's clients have no address
-        if remote is None:
-            rule = "AllowFrom" if service.allow_from else "DenyFrom"
-            if service.allow_from or service.deny_from:
-                raise refusal(service, rule, None, "nobody knows the client's address")
-        else:
-            _check_address(service, remote[0])
-    now = time.localtime()
-    minute = now.tm_hour * 60 + now.tm_min
-    if service.access_times and not any(within(span, minute) for span in service.access_times):
-        sentence = f"AccessTimes= does not have {now.tm_hour:02}:{now.tm_min:02}"
-        raise refusal(service, "AccessTimes", None, sentence)
+    """A Refusal with the rule's line for a client that may not connect, or not now.
+
+    A path's clients have no address to go by, unless a proxy is to name them.
+    """
+    ruled = bool(service.allow_from or service.deny_from)
+    if ruled and (connection.local is not None or service.proxied):
+        _check_address(service, connection)
+    if service.access_times:
+        _check_time(service)
 
 
-def _check_address(service: Service, host: str) -> None:
-    allowed, rule = verdict(service.allow_from, service.deny_from, addresses.numbered(host))
+def _check_address(service: Service, connection: Connection) -> None:
+    if connection.remote is None:
+        rule = "AllowFrom" if service.allow_from else "DenyFrom"
+        raise refusal(service, rule, None, "nobody knows the client's address")
+    host = connection.remote[0]
+    allowed, decisive = verdict(service.allow_from, service.deny_from, addresses.numbered(host))
     if allowed:
         return
-    if rule is None:
+    if decisive is None:
         raise refusal(service, "AllowFrom", None, f"AllowFrom= does not have {host}")
-    raise refusal(service, "DenyFrom", rule.text, f"DenyFrom={rule.text} has {host}")
+    raise refusal(service, "DenyFrom", decisive.text, f"DenyFrom={decisive.text} has {host}")
+
+
+def _check_time(service: Service) -> None:
+    now = time.localtime()
+    minute = now.tm_hour * 60 + now.tm_min
+    if not any(within(span, minute) for span in service.access_times):
+        sentence = f"AccessTimes= does not have {now.tm_hour:02}:{now.tm_min:02}"
+        raise refusal(service, "AccessTimes", None, sentence)
 
 
 def verdict(

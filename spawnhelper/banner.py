@@ -8,7 +8,7 @@ import time
 
 from spawnhelper import files
 from spawnhelper.outcome import REFUSED, Refusal, misconfigured, shown
-from spawnhelper.patience import until_ready
+from spawnhelper.patience import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ else:
 
 LONGEST = 1 << 16
 SEND_TIME = 5  # seconds
-NSEC_PER_SEC = 1_000_000_000
 
 
 def greet(service: Service, connection: Connection) -> None:
@@ -69,7 +68,7 @@ def send(connection: Connection, octets: bytes) -> bool:
 
     Raises Refusal when the unit is stopped meanwhile.
     """
-    deadline = time.monotonic_ns() + SEND_TIME * NSEC_PER_SEC
+    deadline = time.monotonic_ns() + SEND_TIME * 1_000 * NSEC_PER_MSEC
     client = connection.socket
     try:
         while octets:

@@ -78,6 +78,12 @@ class Process:
         self.output = streams.output and streams.output[0]
 
 
+def without_library(error: ImportError) -> Refusal:
+    """The Refusal where python3-prctl is not there, or broken."""
+    sentence = f"the library {error.name or error} is missing; install python3-prctl"
+    return Refusal(RESOURCES, os.EX_UNAVAILABLE, sentence)
+
+
 def hold_signals() -> None:
     """Keeps what the wait is for pending until there is a wait."""
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
@@ -145,8 +151,7 @@ def start(service: Service, identity: Identity, connection: Connection, program:
     try:
         import _prctl
     except ImportError as error:
-        sentence = f"the library {error.name or error} is missing; install python3-prctl"
-        raise Refusal(RESOURCES, os.EX_UNAVAILABLE, sentence) from None
+        raise without_library(error) from None
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         failure, told = os.pipe2(os.O_CLOEXEC)

@@ -6,7 +6,7 @@ import select
 import time
 
 from spawnhelper.outcome import Refusal
-from spawnhelper.patience import until_ready
+from spawnhelper.patience import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 else:
     import _socket as socket
 
-NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 16
 # Milliseconds and bytes. Who is refused is not to hold one of MaxConnections= for long.
 AFTER_ANSWER = (5_000, 16 << 20)

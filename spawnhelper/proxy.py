@@ -53,7 +53,7 @@ class Bad(Exception):
 
 
 def receive(service: Service, connection: Connection) -> None:
-    """Has the header's word for who the two ends are.
+    """Takes the header's word for who the two ends are.
 
     A Refusal for a peer that is not believed, for whatever is no header, and for a health check.
     """
@@ -70,10 +70,8 @@ def receive(service: Service, connection: Connection) -> None:
         elif start.startswith(TEXT_START) and service.proxy_protocol in ("v1", "any"):
             ends = text(start, take)
         else:
-            wanted = {"any": "PROXY protocol"}.get(
-                service.proxy_protocol, f"PROXY protocol {service.proxy_protocol}"
-            )
-            raise Bad(f"does not begin with a header of the {wanted}")
+            version = "" if service.proxy_protocol == "any" else f" {service.proxy_protocol}"
+            raise Bad(f"does not begin with a header of the PROXY protocol{version}")
     except Bad as error:
         sentence = f"ProxyProtocol={service.proxy_protocol}, and the connection {error}"
         problem = service.problem("ProxyProtocol", sentence)
@@ -131,9 +129,12 @@ def text(start: bytes, take: Callable[[int], bytes]) -> Ends | None:
 
 def _port(word: bytes) -> int:
     digits = word.decode("latin-1")
-    if not consists_of(digits, DIGITS) or len(digits) > 5 or (digits[0] == "0" and digits != "0"):
-        raise Bad("has a header with a port that is no number from 0 to 65535")
-    if int(digits) > 65535:
+    if (
+        not consists_of(digits, DIGITS)
+        or len(digits) > 5
+        or (digits[0] == "0" and digits != "0")
+        or int(digits) > 65535
+    ):
         raise Bad("has a header with a port that is no number from 0 to 65535")
     return int(digits)
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 from spawnhelper.outcome import Refusal
-from spawnhelper.patience import until_ready
+from spawnhelper.patience import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ else:
     import _socket as socket
     import posix as os
 
-NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 20  # more than a pipe holds
 FLUSH_TIME = 5_000 * NSEC_PER_MSEC
 AT_ONCE = 4096  # PIPE_BUF: what a pipe takes once there is room at all
@@ -147,16 +146,16 @@ class Relay:
         """Hands on what the command has left in its output when it ended, for a bounded time. wait:
         also what the client is not ready for yet."""
         output = self.output
-        begun = time.monotonic_ns()
-        deadline = begun + FLUSH_TIME if wait else begun
+        # What goes on writing for longer is not the command any more.
+        deadline = time.monotonic_ns() + FLUSH_TIME
         try:
-            while output is not None and output.awaited is not None:
-                if output.moved and time.monotonic_ns() > begun + FLUSH_TIME:
-                    return  # what goes on writing is not the command any more
+            while (
+                output is not None and output.awaited is not None and time.monotonic_ns() < deadline
+            ):
                 if output.awaited == output.source and not _ready(output.source, select.POLLIN):
                     return
                 if output.awaited == output.target and not until_ready(
-                    output.target, select.POLLOUT, deadline
+                    output.target, select.POLLOUT, deadline if wait else 0
                 ):
                     return
                 output.move()

@@ -218,7 +218,7 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
             problems.append(Problem(source, line, sentence))
         elif key == "ListenStream":
             listens = bool(assignment.value)
-        if (len(assignment.value) - len(assignment.value.rstrip("\\"))) % 2:
+        if syntax.continues(assignment.value):  # in the drop-in for systemd
             sentence = f"{key}= ends with a backslash; remove it, and the white space behind it"
             problems.append(Problem(source, line, sentence))
     if not listens:
@@ -230,6 +230,8 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
 def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Problem]]:
     service = Service(files.name_of(file), file)
     problems = _assign_all(service, assignments)
+    if len(problems) > MOST_PROBLEMS:  # what seems to be missing may be in the rest
+        return service, problems
     elsewhere = {each.key: each for each in assignments if each.section != "Spawn"}
     for setting in SETTINGS:
         if setting.required and setting.key not in service.given:

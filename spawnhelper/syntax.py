@@ -106,7 +106,7 @@ def _joined(lines: list[str]) -> Iterator[tuple[int, str]]:
         if line[:1] in ("#", ";"):  # also between the lines of a continued value
             continue
         first = first or number
-        if _continues(line):
+        if continues(line):
             pieces += (line[:-1], " ")
             continue
         pieces.append(line)
@@ -116,6 +116,6 @@ def _joined(lines: list[str]) -> Iterator[tuple[int, str]]:
         yield first, "".join(pieces).strip(WHITESPACE)
 
 
-def _continues(line: str) -> bool:
+def continues(line: str) -> bool:
     """Whether the line ends with a backslash that is not itself escaped."""
     return (len(line) - len(line.rstrip("\\"))) % 2 == 1

@@ -61,6 +61,14 @@ def test_missing_library_before_the_fork(service: Callable[..., Installed]) -> N
     assert there.talk() == b"answer\n"
 
 
+def test_missing_library_for_the_check(service: Callable[..., Installed]) -> None:
+    there = service(ANSWER)
+    with gone(PACKAGES / "prctl.py"):
+        said = there.check()
+    sentence = "the library prctl is missing; install python3-prctl\n"
+    assert (said.returncode, said.stderr) == (os.EX_UNAVAILABLE, sentence)
+
+
 def test_missing_library_for_the_journal(service: Callable[..., Installed]) -> None:
     """The command runs, and its record is at least text."""
     there = service(ANSWER)

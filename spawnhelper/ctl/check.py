@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks each service; the status of the first that has a problem."""
-    _see_as_the_helper()
     status = 0
     try:
+        _see_as_the_helper()
         wanted = options.service or files.installed()
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
@@ -56,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
 def _see_as_the_helper() -> None:
     """Gives up root's way around permissions, which spawn@.service does not have either."""
     if os.geteuid() == 0:
-        import prctl
-
+        try:
+            import prctl
+        except ImportError as error:
+            raise command.without_library(error) from None
         prctl.cap_effective.dac_override = False
         prctl.cap_effective.dac_read_search = False
 
