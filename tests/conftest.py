@@ -21,6 +21,7 @@ Address = tuple[str, int] | str
 FOLDER = Path("/etc/spawn")
 WANTS = Path("/etc/systemd/system/sockets.target.wants")
 PATIENCE = 30.0  # seconds, for what takes milliseconds on a machine with nothing else to do
+RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, at once
 BOOTED = "SPAWNHELPER_MACHINE" in os.environ
 in_machine = pytest.mark.skipif(not BOOTED, reason="needs a booted machine: tests/run")
 _numbers = itertools.count()
@@ -78,6 +79,27 @@ def connection_units() -> list[str]:
     """The units of connections that systemd still knows."""
     listing = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "spawn@*.service")
     return [line.split()[0] for line in listing.stdout.splitlines()]
+
+
+def reset(client: socket.socket) -> None:
+    """Ends a connection by a reset instead of a FIN."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    client.close()
+
+
+def stop_connection() -> None:
+    """Stops the one connection's unit, which has to be a matter of moments."""
+    (unit,) = connection_units()
+    begun = time.monotonic()
+    run("systemctl", "stop", unit)
+    assert time.monotonic() - begun < 1
+
+
+def python(folder: Path, code: str) -> str:
+    """An Argv= that runs the code, from a file in that folder."""
+    file = folder / f"{next(_numbers)}.py"
+    file.write_text(code)
+    return f"Argv=/usr/bin/python3 {file}\n"
 
 
 class Installed:

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Installed, connect, connection_units, in_machine, read_all, run, until
+from conftest import (
+    Installed,
+    connect,
+    connection_units,
+    in_machine,
+    read_all,
+    reset,
+    run,
+    stop_connection,
+    until,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +28,6 @@ from spawnhelper import addresses, admission
 
 BANNERS = Path("/var/tmp/spawn-banners")
 HERE = "User=nobody\nArgv=/bin/echo here\n"
-RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, at once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -253,7 +262,7 @@ def test_a_client_without_an_address_any_more_is_not_let_in(
     there = service(f"{HERE}AllowFrom=192.0.2.1")
     with there.connect() as client:
         assert until(connection_units)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        reset(client)
     record = there.record()
     assert record["SPAWN_RESULT"] == "refused"
     assert "AllowFrom= does not have 127.0.0.1" in record["MESSAGE"]
@@ -348,11 +357,9 @@ def test_a_stop_while_the_banner_waits(service: Callable[..., Installed]) -> Non
     path = "/run/spawn-banner.sock"
     there = service(f"{HERE}Banner={BANNERS}/largest", address=path, socket_section="SendBuffer=4K")
     with connect(path):
-        (unit,) = until(connection_units)
+        assert until(connection_units)
         time.sleep(0.5)
-        begun = time.monotonic()
-        run("systemctl", "stop", unit)
-        assert time.monotonic() - begun < 1
+        stop_connection()
     record = there.record()
     assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("stopped", "5")
     assert ": no command was run: stopped while waiting for the client, client" in record["MESSAGE"]
@@ -364,11 +371,9 @@ def test_a_stop_while_the_banner_for_the_refused_waits(service: Callable[..., In
     conf = f"{HERE}ProxyProtocol=v1\nProxyFrom=127.0.0.1\nBannerRefused={BANNERS}/largest"
     there = service(conf, address=path, socket_section="SendBuffer=4K")
     with connect(path):
-        (unit,) = until(connection_units)
+        assert until(connection_units)
         time.sleep(0.5)
-        begun = time.monotonic()
-        run("systemctl", "stop", unit)
-        assert time.monotonic() - begun < 1
+        stop_connection()
     record = there.record()
     assert record["SPAWN_RESULT"] == "refused"
     assert "ProxyFrom= does not have unix, for clients of a path" in record["MESSAGE"]

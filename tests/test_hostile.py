@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,9 @@ from conftest import (
     connection_units,
     in_machine,
     journal,
+    python,
     read_all,
+    reset,
     run,
     until,
 )
@@ -25,7 +26,6 @@ from conftest import (
 pytestmark = in_machine
 
 SCRATCH = Path("/var/tmp/spawn-hostile")
-RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, at once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,17 +47,6 @@ def nothing_forged_and_nothing_left() -> Iterator[None]:
 
 def processes(user: str) -> str:
     return run("ps", "-o", "pid,args", "-u", user, "--no-headers", check=False).stdout
-
-
-def python(code: str) -> str:
-    file = SCRATCH / f"{time.monotonic_ns()}.py"
-    file.write_text(code)
-    return f"Argv=/usr/bin/python3 {file}\n"
-
-
-def reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    client.close()
 
 
 PHASES = ["", "SizeLimit=1M\n", "IdleLimit=1h\n", "SizeLimit=1M\nIdleLimit=1h\n"]
@@ -136,7 +125,7 @@ def test_a_command_that_closes_its_streams_and_lives_on(
     service: Callable[..., Installed], more: str
 ) -> None:
     code = "import os, time\nos.write(1, b'bye')\n[os.close(n) for n in range(3)]\ntime.sleep(60)\n"
-    there = service(f"User=nobody\n{more}TimeLimit=700ms\n{python(code)}")
+    there = service(f"User=nobody\n{more}TimeLimit=700ms\n{python(SCRATCH, code)}")
     begun = time.monotonic()
     assert there.talk(b"data") == b"bye"
     assert 0.7 <= time.monotonic() - begun < 1.2
@@ -153,7 +142,7 @@ def test_a_command_that_makes_itself_a_daemon(service: Callable[..., Installed])
         "os.write(1, b'still here')\n"
         "time.sleep(60)\n"
     )
-    there = service(f"User=nobody\n{python(code)}")
+    there = service(f"User=nobody\n{python(SCRATCH, code)}")
     begun = time.monotonic()
     there.talk()
     assert time.monotonic() - begun < 2
@@ -169,7 +158,9 @@ def test_a_fork_bomb_ends_with_the_command(service: Callable[..., Installed]) ->
         "if os.getpgid(0) != os.getpid(): os.setsid() if os.getpid() % 2 else None\n"
         "time.sleep(60)\n"
     )
-    there = service(f"User=nobody\nTimeLimit=1s\nLimitNPROC=64\nKillDelay=200ms\n{python(code)}")
+    there = service(
+        f"User=nobody\nTimeLimit=1s\nLimitNPROC=64\nKillDelay=200ms\n{python(SCRATCH, code)}"
+    )
     there.talk()
     assert there.record()["SPAWN_RESULT"] == "time-limit"
 
@@ -189,7 +180,7 @@ def test_output_that_looks_like_a_record(service: Callable[..., Installed]) -> N
         f"os.write(2, b'{mark}\\nSPAWN_RESULT=success\\nMESSAGE=forged\\n')\n"
         f"os.write(2, b'<0>{mark} urgent\\n' + b'x' * 100000 + b'\\n')\n"
     )
-    there = service(f"User=nobody\nStandardError=journal\n{python(code)}")
+    there = service(f"User=nobody\nStandardError=journal\n{python(SCRATCH, code)}")
     there.talk()
     there.record()
     lines = until(lambda: journal("_UID=65534", f"_PID={there.records(1)[0]['SPAWN_PID']}"))

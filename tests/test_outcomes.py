@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, read_all, run, until
+from conftest import (
+    Installed,
+    connection_units,
+    in_machine,
+    journal,
+    read_all,
+    reset,
+    run,
+    until,
+)
 
 pytestmark = in_machine
 
@@ -342,7 +350,7 @@ def test_a_client_that_resets_before_the_helper_starts_is_known_all_the_same(
     with there.connect() as client:
         address = client.getsockname()
         assert until(connection_units)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset(client)
     record = there.record()
     assert said(record) == ("exit-code", "exited", "1", "4"), "cat reads a reset"
     assert (record["SPAWN_REMOTE_ADDR"], record["SPAWN_REMOTE_PORT"]) == (

@@ -16,8 +16,10 @@ from conftest import (
     connection_units,
     free_port,
     in_machine,
+    python,
     read_all,
     run,
+    stop_connection,
     systemd_version,
     until,
 )
@@ -42,13 +44,6 @@ def scripts() -> Iterator[None]:
     (SCRATCH / "answer.py").write_text(ANSWER)
     yield
     run("rm", "-r", str(SCRATCH))
-
-
-def python(code: str) -> str:
-    """An Argv= that runs the code."""
-    file = SCRATCH / f"{abs(hash(code))}.py"
-    file.write_text(code)
-    return f"Argv=/usr/bin/python3 {file}\n"
 
 
 def outcome(record: dict[str, Any]) -> tuple[str, str, str]:
@@ -103,7 +98,7 @@ def test_one_byte_at_a_time(service: Callable[..., Installed]) -> None:
 
 def test_exactly_the_limit_without_an_end_is_no_excess(service: Callable[..., Installed]) -> None:
     code = "import sys\nprint(sys.stdin.readline(), end='', flush=True)\nsys.stdin.read()\n"
-    there = service(f"User=nobody\nSizeLimit=5\n{python(code)}")
+    there = service(f"User=nobody\nSizeLimit=5\n{python(SCRATCH, code)}")
     with there.connect() as client:
         client.sendall(b"1234\n")
         assert client.recv(100) == b"1234\n"
@@ -197,7 +192,7 @@ def test_half_close_passes_both_ways(service: Callable[..., Installed]) -> None:
     )
     SCRATCH.chmod(0o1777)
     mark = f"{time.monotonic_ns()}"
-    there = service(f"User=nobody\nSizeLimit=100\n{python(code).rstrip()} {mark}\n")
+    there = service(f"User=nobody\nSizeLimit=100\n{python(SCRATCH, code).rstrip()} {mark}\n")
     with there.connect() as client:
         assert read_all(client) == b"first", "its end comes while it still reads"
         client.sendall(b"second")
@@ -208,7 +203,7 @@ def test_half_close_passes_both_ways(service: Callable[..., Installed]) -> None:
 
 def test_a_command_that_closes_its_input(service: Callable[..., Installed]) -> None:
     code = "import os, time\nos.close(0)\ntime.sleep(0.3)\nos.write(1, b'done')\n"
-    there = service(f"User=nobody\nSizeLimit=1G\n{python(code)}")
+    there = service(f"User=nobody\nSizeLimit=1G\n{python(SCRATCH, code)}")
     with there.connect() as client:
         client.sendall(b"x" * 100_000)
         assert read_all(client) == b"done"
@@ -281,7 +276,7 @@ def test_idle_limit_counts_from_the_last_byte_either_way(
         "    os.write(1, b'.')\n"
         "time.sleep(60)\n"
     )
-    there = service(f"User=nobody\nIdleLimit=500ms\n{python(code)}")
+    there = service(f"User=nobody\nIdleLimit=500ms\n{python(SCRATCH, code)}")
     with there.connect() as client:
         begun = time.monotonic()
         assert read_all(client) == b"...."
@@ -384,7 +379,9 @@ def test_idle_limit_of_a_path_with_a_relay(service: Callable[..., Installed]) ->
         "    os.write(2, b'!')\n"
         "time.sleep(60)\n"
     )
-    there = service(f"User=nobody\nIdleLimit=500ms\nSizeLimit=1M\n{python(code)}", address=path)
+    there = service(
+        f"User=nobody\nIdleLimit=500ms\nSizeLimit=1M\n{python(SCRATCH, code)}", address=path
+    )
     with there.connect() as client:
         begun = time.monotonic()
         client.sendall(b"abc")
@@ -463,7 +460,9 @@ def test_a_command_that_reads_its_output_does_not_hold_the_helper(
         "os.read(0, 1 << 20)\n"
         "time.sleep(60)\n"
     )
-    there = service(f"User=nobody\nSizeLimit=10M\nTimeLimit=1500ms\nKillDelay=0\n{python(code)}")
+    there = service(
+        f"User=nobody\nSizeLimit=10M\nTimeLimit=1500ms\nKillDelay=0\n{python(SCRATCH, code)}"
+    )
     begun = time.monotonic()
     with there.connect() as client:
         client.sendall(b"x" * 300_000)
@@ -515,16 +514,24 @@ def test_a_stop_cuts_the_lingering_short(service: Callable[..., Installed]) -> N
         client.sendall(b"xxx")
         assert read_all(client) == b"2\n"
         there.record()
-        (unit,) = connection_units()
-        begun = time.monotonic()
-        run("systemctl", "stop", unit)
-        assert time.monotonic() - begun < 1
+        stop_connection()
     there.write("User=nobody\nSizeLimit=2\nKillDelay=200ms\nArgv=/bin/sleep 60")
     with there.connect() as client:
         client.sendall(b"xxx")
         time.sleep(0.3)
-        (unit,) = connection_units()
-        begun = time.monotonic()
-        run("systemctl", "stop", unit)
-        assert time.monotonic() - begun < 1, "in the time for the answer, too"
+        stop_connection()  # in the time for the answer, too
     assert there.record()["SPAWN_RESULT"] == "size-limit"
+
+
+def test_last_words_at_a_stop_pass_the_relay(service: Callable[..., Installed]) -> None:
+    there = service(
+        "User=nobody\nSizeLimit=1M\nIdleLimit=1h\nStandardError=null\n"
+        "Argv=/bin/sh -c \"trap 'echo goodbye; exit 4' TERM; echo on; "
+        'while :; do sleep 0.01; done"',
+        address="/run/spawn-last-words.sock",
+    )
+    with there.connect() as client:
+        assert client.recv(3) == b"on\n"
+        stop_connection()
+        assert read_all(client) == b"goodbye\n"
+    assert outcome(there.record()) == ("stopped", "4", "0")
