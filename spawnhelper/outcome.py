@@ -31,6 +31,9 @@ RESOURCES = "resources"
 # No connection: a listener that had failed is back, or cannot be.
 LISTENING_AGAIN = "listening-again"
 CANNOT_LISTEN = "cannot-listen"
+LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN)
+# Nothing to look after.
+HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
 
 
 def shown(text: str) -> str:

@@ -63,9 +63,9 @@ def of_end(
     if cause := CAUSES.get(ended.result):
         fate = f"{cause}, {fate}"
     what = f"{shown(command)} as {identity.user}"
-    duration = _span(ended.duration)
+    duration = span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
-    priority = NOTICE if ended.result in (outcome.SUCCESS, outcome.STOPPED) else WARNING
+    priority = NOTICE if ended.result in outcome.HARMLESS else WARNING
     fields = [
         *_head(sentence, priority, ended.result, service),
         *exit_fields,
@@ -96,8 +96,10 @@ def of_refusal(
     client = f", client {_client(connection)}" if connection else ""
     what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
     sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
-    priority = {outcome.REFUSED: WARNING, outcome.HEALTH_CHECK: NOTICE, outcome.STOPPED: NOTICE}
-    fields = _head(sentence, priority.get(refusal.result, ERR), refusal.result, service)
+    priority = WARNING if refusal.result == outcome.REFUSED else ERR
+    if refusal.result in outcome.HARMLESS:
+        priority = NOTICE
+    fields = _head(sentence, priority, refusal.result, service)
     if connection:
         fields += _whence(unit, connection)
     elif unit:
@@ -224,7 +226,7 @@ def _signal_name(number: int) -> str:
     return f"RTMIN+{number - signal.SIGRTMIN}"
 
 
-def _span(usec: int) -> str:
+def span(usec: int) -> str:
     """A time span for a person: three digits that matter, in the unit that fits."""
     if usec < 999_500:  # what would be 1000ms with three digits
         return f"{usec / 1_000:.3g}ms"

@@ -26,15 +26,21 @@ TREE = Path(__file__).resolve().parent.parent
 CACHE = Path("/var/cache/spawnhelper-machines")
 STATE = Path("/run/spawnhelper-machines")
 RELEASES = ("bookworm", "trixie", "forky")
-TOOLS = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container"}
+TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "pip3": "python3-pip",
+    "systemd-nspawn": "systemd-container",
+}
+CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 INSIDE = "/spawnhelper"  # where the tree is to be seen in a machine, read-only
 
 BUILD_PACKAGES = (
     "build-essential",
     "debhelper",
     "dh-python",
+    "libsystemd-dev",
     "pybuild-plugin-pyproject",
-    "python3-all",
+    "python3-all-dev",
     "python3-setuptools",
 )
 RUN_PACKAGES = (
@@ -42,17 +48,24 @@ RUN_PACKAGES = (
     "dbus",
     "haproxy",
     "iproute2",
+    "less",
     "libnss-systemd",
     "postfix",
     "procps",
     "python3",
     "python3-hypothesis",
+    "python3-jinja2",
     "python3-prctl",
+    "python3-psutil",
+    "python3-pygal",
     "python3-pytest",
+    "python3-rich",
     "python3-systemd",
     "socat",
     "strace",
     "systemd",
+    "systemd-container",
+    "systemd-journal-remote",
     "systemd-sysv",
 )
 ENVIRONMENT = {
@@ -246,8 +259,10 @@ def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
     environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
     command = nspawn(root, "--kill-signal=SIGRTMIN+3", f"--bind-ro={TREE}:{INSIDE}", "--boot")
     log = (root.parent / "console").open("wb")
+    group = control_group(root.parent.name)
+    enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(group)]
     container = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        [*enter, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
     )
     try:
         machine = Machine(release, _init_of(container))
@@ -263,6 +278,18 @@ def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
         container.wait()
         log.close()
         discard(root)
+        for folder, _, _ in os.walk(group, topdown=False):
+            os.rmdir(folder)
+
+
+def control_group(name: str) -> Path:
+    """A new control group for a machine, so that two at a time do not share theirs."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    tree = next(Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2")
+    own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    group = tree / own / name
+    group.mkdir()
+    return group
 
 
 def _init_of(container: subprocess.Popen[bytes]) -> int:
@@ -311,21 +338,22 @@ def source_files() -> list[Path]:
     """The files that the packages are made of."""
     tops = ("spawnhelper", "units", "man", "examples", "packaging/debian")
     files = [TREE / name for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md")]
+    files.append(CYSYSTEMD)
     for top in tops:
         files += sorted((TREE / top).rglob("*"))
     return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
 
 
-def build_packages(output: Path, cache: Path = CACHE) -> list[Path]:
-    """Builds the Debian packages in a clean root into a folder; call isolate() first.
+def build_packages(release: str, output: Path, cache: Path = CACHE) -> list[Path]:
+    """Builds the release's Debian packages in a clean root into a folder; call isolate() first.
 
-    A package of the same sources that is there already is taken as it is.
+    Packages of the same sources that are there already are taken as they are.
     """
     stamp = output / ".sources"
-    digest = source_digest()
+    digest = f"{release} {source_digest()}"
     if stamp.is_file() and stamp.read_text() == digest:
         return sorted(output.glob("*.deb"))
-    root = overlay(base_root("bookworm", "build", cache))
+    root = overlay(base_root(release, "build", cache))
     try:
         source = root / "build/spawnhelper"
         for path in source_files():
@@ -333,6 +361,9 @@ def build_packages(output: Path, cache: Path = CACHE) -> list[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         (source / "packaging/debian").rename(source / "debian")
+        (source / "cysystemd").mkdir()
+        unpack = ["tar", "-xf", str(cysystemd(cache)), "--strip-components=1"]
+        subprocess.run([*unpack, f"--directory={source / 'cysystemd'}"], check=True)
         build = "cd /build/spawnhelper && exec dpkg-buildpackage --build=binary --no-sign"
         done = subprocess.run(
             nspawn(root, "--as-pid2", "sh", "-c", build),
@@ -352,6 +383,20 @@ def build_packages(output: Path, cache: Path = CACHE) -> list[Path]:
     finally:
         discard(root)
     return sorted(output.glob("*.deb"))
+
+
+def cysystemd(cache: Path = CACHE) -> Path:
+    """The published source of cysystemd, fetched at the first call and checked against its sum."""
+    place = cache / f"cysystemd-{hashlib.sha256(CYSYSTEMD.read_bytes()).hexdigest()[:12]}"
+    if not place.is_dir():
+        for outdated in cache.glob("cysystemd-*"):
+            shutil.rmtree(outdated)
+        partial = place.with_suffix(".partial")
+        fetch = ["pip3", "-q", "download", "--no-deps", "--no-binary=:all:", "--require-hashes"]
+        subprocess.run([*fetch, f"--dest={partial}", f"--requirement={CYSYSTEMD}"], check=True)
+        partial.rename(place)
+    (archive,) = place.iterdir()
+    return archive
 
 
 def keep(machine: Machine, digest: str) -> None:

@@ -113,7 +113,12 @@ def file_of(wanted: str) -> str:
         file = os.path.join(folder, base.removesuffix(".d"))
         ours = folder in (files.DIRECTORY, files.VENDOR)
         return files.file_of(files.name_of(file)) if ours else file
-    return files.file_of(wanted.removeprefix("spawn@").removesuffix(".socket"))
+    return files.file_of(name_of(wanted))
+
+
+def name_of(wanted: str) -> str:
+    """The service that is named by its name, its socket unit or its file."""
+    return files.name_of(wanted).removeprefix("spawn@").removesuffix(".socket")
 
 
 def examine(file: str) -> Refusal | None:

@@ -1,0 +1,470 @@
+"""The journal, by way of cysystemd; what has to be known about either is dealt with here.
+
+An entry is cysystemd's JournalEntry. Positions are libsystemd's (sd_journal_next(3)): a reader
+stands at an entry, or between two, and next() and previous() move it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import heapq
+import logging
+import operator
+import os
+import re
+import select
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import printable
+
+try:
+    from cysystemd.reader import JournalEntry, JournalOpenMode, JournalReader, Rule
+except ImportError as error:
+    MISSING: ImportError | None = error
+else:
+    MISSING = None
+
+PERSISTENT, VOLATILE = "/var/log/journal", "/run/log/journal"
+REMOTE = f"{PERSISTENT}/remote"  # systemd-journal-remote(8)
+SUFFIXES = (".journal", ".journal~")
+OTHERS = "user-"  # files of users, who write no records
+LAST = (1 << 63) - 1  # microseconds since the epoch, later than any entry
+MOST_FAILURES = 10_000  # in a row; so many entries are not damaged, but the whole of it
+# What libsystemd's error codes mean for a file (sd_journal_open_files(3)).
+FAULTS = {
+    "EBADMSG": "is no journal file, or is damaged",
+    "ENODATA": "is cut short",
+    "EPROTONOSUPPORT": "was written by a newer systemd than this one",
+}
+NO_TIMEOUT = (1 << 64) - 1  # of sd_journal_get_timeout(3)
+# Between looks at the journal while nothing seems to happen. On a network file system nobody tells
+# that something does, and inotify(7) can lose events.
+TICK, NETWORK_TICK = 10_000, 250  # milliseconds
+
+PROGRESS_EVERY = 5_000  # entries
+PIECE = 20_000  # entries, some 40 MB of a file
+Identity = tuple[int, int]
+Step = Callable[["JournalReader"], "JournalEntry | None"]
+
+# It warns of fields that are too long to be ours.
+logging.getLogger("cysystemd").addHandler(logging.NullHandler())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares which journal is read, in journalctl's words."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "-D", "--directory", metavar="DIR", help="read the journal files below this folder"
+    )
+    source.add_argument(
+        "--file", action="append", metavar="GLOB", help="read these files; may be repeated"
+    )
+    source.add_argument(
+        "-m",
+        "--merge",
+        action="store_true",
+        help="read the journals of other machines, too, that are on this one",
+    )
+
+
+class Unread(NamedTuple):
+    """A journal file or folder that was not read, or not to its end, and why."""
+
+    path: str
+    reason: str
+    forbidden: bool = False
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)}: {self.reason}"
+
+
+class Extent(NamedTuple):
+    """What a journal file covers: the entries `low` to `high` of a counter. size: in bytes; since,
+    until: in microseconds since the epoch."""
+
+    counter: str
+    low: int
+    high: int
+    key: Identity
+    path: str
+    size: int
+    since: int
+    until: int
+
+
+class Journal:
+    """The entries of this machine's journal, or of the files and folders that are named.
+
+    One reader, or with --merge one for each folder that has journals. Raises Complaint where there
+    is nothing to be read at all.
+    """
+
+    def __init__(self, options: argparse.Namespace | None = None) -> None:
+        if MISSING is not None:
+            sentence = f"the journal cannot be read: {MISSING}; install python3-cysystemd"
+            raise Complaint(os.EX_UNAVAILABLE, sentence)
+        self.damaged = 0  # entries that could not be read
+        self._expected: dict[Identity, str] = {}
+        self._terms: Sequence[tuple[str, Iterable[str]]] = ()
+        self._unread: list[Unread] = []
+        self._readers: list[JournalReader] = []
+        if options is not None and options.file:
+            self._open_files(options.file)
+        elif options is not None and options.directory is not None:
+            self._open_folders(options.directory)
+        elif options is not None and options.merge:
+            self._open_folders(VOLATILE, PERSISTENT, REMOTE)
+        else:
+            self._open_own()
+        if not self._expected and not self._unread:
+            raise Complaint(os.EX_NOINPUT, f"there is no journal in {self._place(options)}")
+
+    def only(self, *terms: tuple[str, Iterable[str]]) -> None:
+        """Leaves the entries that have for each term's field one of its values."""
+        self._terms = terms
+        for reader in self._readers:
+            reader.clear_filter()
+            reader.add_filter(_rule(terms))
+
+    def forward(self, since: int | None = None, until: int | None = None) -> Iterator[JournalEntry]:
+        """From the oldest entry to the newest, or between two times in microseconds."""
+        for reader in self._readers:
+            if since is None:
+                reader.seek_head()
+            else:
+                reader.seek_realtime_usec(since)
+        for entry in self._merged(JournalReader.next):
+            if until is not None and entry.get_realtime_usec() > until:
+                return
+            yield entry
+
+    def backward(
+        self, since: int | None = None, until: int | None = None
+    ) -> Iterator[JournalEntry]:
+        """The same from the newest entry to the oldest."""
+        for reader in self._readers:
+            reader.seek_realtime_usec(LAST if until is None else until + 1)
+        for entry in self._merged(JournalReader.previous):
+            if since is not None and entry.get_realtime_usec() < since:
+                return
+            yield entry
+
+    def follow(
+        self, last: int, wanted: Callable[[JournalEntry], bool], since: int | None = None
+    ) -> Iterator[JournalEntry]:
+        """The wanted ones of the entries so far, the last few or those since a time, and then of
+        all that come. Does not end."""
+        poll = select.poll()
+        tick = TICK
+        for reader in self._readers:
+            poll.register(reader.fd, int(reader.events))
+            if reader.timeout != NO_TIMEOUT:
+                tick = NETWORK_TICK
+        surplus = 0
+        if since is None:
+            surplus = sum(self._go_back(reader, last, wanted) for reader in self._readers) - last
+        else:
+            for reader in self._readers:
+                reader.seek_realtime_usec(since)
+        while True:
+            for entry in self._merged(JournalReader.next):
+                if wanted(entry):
+                    surplus -= 1
+                    if surplus < 0:
+                        yield entry
+            poll.poll(tick)
+            for reader in self._readers:
+                reader.process_events()
+
+    def scan(
+        self, since: int | None, until: int | None, progress: Callable[[float], None]
+    ) -> Iterator[JournalEntry]:
+        """All entries between two times, in no particular order, and for the last time: afterwards
+        there is only unread(). progress: is told now and then how much of the whole is done.
+
+        One file after the other, for libsystemd asks every open file at each step, and keeps what
+        it has read of each in memory. Files that overlap, as copies do, are read together; it
+        leaves out what they have twice.
+        """
+        self._readers.clear()
+        files, self._expected = self._expected, {}
+        extents = sorted(filter(None, (self._extent(*item) for item in files.items())))
+        whole = sum(extent.size for extent in extents)
+        done = 0
+        for run in _overlapping(extents):
+            size = sum(extent.size for extent in run)
+            first, last = min(each.since for each in run), max(each.until for each in run)
+            for number, entry in enumerate(self._pieces(run, since, until)):
+                if number % PROGRESS_EVERY == 0:
+                    part = (entry.get_realtime_usec() - first) / max(last - first, 1)
+                    progress((done + size * part) / whole)
+                yield entry
+            done += size
+
+    def unread(self) -> list[Unread]:
+        """What could not be read, as far as the journal has been read by now.
+
+        libsystemd leaves out what it cannot open, and what it finds to be damaged from there on;
+        it does not say so, but it closes the file.
+        """
+        held = _held()
+        lost = [path for key, path in self._expected.items() if key not in held]
+        return self._unread + [each for each in map(_why, lost) if each is not None]
+
+    def _extent(self, key: Identity, path: str) -> Extent | None:
+        """What a file covers; None for one that is empty or not readable, which is noted."""
+        try:
+            reader = JournalReader()
+            reader.open_files(self._path(key, path))
+            reader.seek_head()
+            first = reader.next()
+            reader.seek_realtime_usec(LAST)
+            last = reader.previous()
+            size = os.stat(path).st_size
+        except (OSError, SystemError) as error:
+            self._unread.append(_unread(path, error))
+            return None
+        if first is None or last is None:
+            return None
+        (counter, low), (_, high) = _serial(first), _serial(last)
+        times = first.get_realtime_usec(), last.get_realtime_usec()
+        return Extent(counter, low, high, key, path, size, *times)
+
+    def _pieces(
+        self, run: Sequence[Extent], since: int | None, until: int | None
+    ) -> Iterator[JournalEntry]:
+        """The entries of files, which are opened anew once in a while for the sake of memory."""
+        cursor = None
+        while True:
+            reader = JournalReader()
+            reader.open_files(*(self._path(each.key, each.path) for each in run))
+            reader.add_filter(_rule(self._terms))
+            if cursor is not None:
+                reader.seek_cursor(cursor)
+            elif since is not None:
+                reader.seek_realtime_usec(since)
+            else:
+                reader.seek_head()
+            count = 0
+            for entry in self._steps(reader, JournalReader.next):
+                if entry.cursor == cursor:
+                    continue
+                if until is not None and entry.get_realtime_usec() > until:
+                    return
+                yield entry
+                count += 1
+                if count == PIECE:
+                    cursor = entry.cursor
+                    break
+            else:
+                break
+        held = _held()
+        self._unread += [_damaged(each.path) for each in run if each.key not in held]
+
+    def _path(self, key: Identity, path: str) -> str:
+        """Where the file is now: a rotation gives it another name."""
+        try:
+            if _identity(os.stat(path)) == key:
+                return path
+        except FileNotFoundError:
+            pass
+        folder = os.path.dirname(path)
+        return next((each.path for each in _entries(folder) if _identity(each.stat()) == key), path)
+
+    def _open_own(self) -> None:
+        machine = Path("/etc/machine-id").read_text().strip()
+        self._expect(f"{VOLATILE}/{machine}", f"{PERSISTENT}/{machine}")
+        reader = JournalReader()
+        # The other modes cannot be combined with it: cysystemd takes one flag at most.
+        reader.open(JournalOpenMode.LOCAL_ONLY)
+        self._readers.append(reader)
+
+    def _open_folders(self, *folders: str) -> None:
+        for folder in folders:
+            path = os.path.realpath(folder)  # cysystemd does not survive a symbolic link
+            if not os.path.isdir(path):
+                if len(folders) > 1:
+                    continue
+                why = "is not a folder" if os.path.exists(path) else "does not exist"
+                raise Complaint(os.EX_NOINPUT, f"{printable(folder)} {why}")
+            below = [each.path for each in _entries(path) if each.is_dir()]
+            # libsystemd looks into folders that are named after a machine, and into no others.
+            self._expect(path, *(each for each in below if _is_machine(os.path.basename(each))))
+            reader = JournalReader()
+            try:
+                reader.open_directory(path)
+            except SystemError as error:
+                self._unread.append(_unread(path, error))
+            else:
+                self._readers.append(reader)
+
+    def _open_files(self, patterns: Sequence[str]) -> None:
+        files: list[str] = []
+        for pattern in patterns:
+            found = sorted(glob.glob(pattern))
+            if not found:
+                raise Complaint(os.EX_NOINPUT, f"there is no file {printable(pattern)}")
+            files += [os.path.realpath(file) for file in found]
+        good = []
+        for file in dict.fromkeys(files):
+            fault = _trial(file)
+            if fault is None:
+                good.append(file)
+                self._expected[_identity(os.stat(file))] = file
+            else:
+                self._unread.append(fault)
+        if good:
+            reader = JournalReader()
+            reader.open_files(*good)
+            self._readers.append(reader)
+
+    def _expect(self, *folders: str) -> None:
+        """Notes which files there are, before libsystemd opens them."""
+        for folder in folders:
+            try:
+                for entry in _entries(folder):
+                    if entry.name.endswith(SUFFIXES) and not entry.name.startswith(OTHERS):
+                        self._expected[_identity(entry.stat())] = entry.path
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._unread.append(_unread(folder, error))
+
+    @staticmethod
+    def _place(options: argparse.Namespace | None) -> str:
+        if options is not None and options.directory is not None:
+            return printable(str(options.directory))
+        return f"{PERSISTENT} or {VOLATILE}"
+
+    def _merged(self, step: Step) -> Iterator[JournalEntry]:
+        """The readers' entries, by their time."""
+        runs = [self._steps(reader, step) for reader in self._readers]
+        if len(runs) == 1:
+            return runs[0]
+        newest_first = step is JournalReader.previous
+        return heapq.merge(*runs, key=JournalEntry.get_realtime_usec, reverse=newest_first)
+
+    def _steps(self, reader: JournalReader, step: Step) -> Iterator[JournalEntry]:
+        failures = 0
+        while True:
+            try:
+                entry = step(reader)
+            except SystemError as error:  # this entry is damaged, and the reader has moved on
+                self.damaged += 1
+                failures += 1
+                if failures > MOST_FAILURES:
+                    raise Complaint(os.EX_IOERR, f"the journal is unreadable: {error}") from None
+                continue
+            if entry is None:
+                return
+            failures = 0
+            yield entry
+
+    def _go_back(
+        self, reader: JournalReader, count: int, wanted: Callable[[JournalEntry], bool]
+    ) -> int:
+        """Puts the reader before the last `count` of the wanted entries; how many there are."""
+        found = 0
+        reader.seek_realtime_usec(LAST)
+        if count == 0:
+            if reader.previous() is None:
+                reader.seek_head()
+            return 0
+        for entry in self._steps(reader, JournalReader.previous):
+            found += wanted(entry)
+            if found == count:
+                break
+        if reader.previous() is None:
+            reader.seek_head()
+        return found
+
+
+def _rule(terms: Sequence[tuple[str, Iterable[str]]]) -> Rule:
+    """One chain of rules: cysystemd knows no other way to nest them."""
+    chain = None
+    for field, values in terms:
+        link = operator.and_
+        for value in values:
+            rule = Rule(field, value)
+            chain = rule if chain is None else link(chain, rule)
+            link = operator.or_
+    return chain
+
+
+def _overlapping(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Runs of files that have entries in common. They are to be given in their order."""
+    run: list[Extent] = []
+    for extent in extents:
+        if run and (
+            extent.counter != run[0].counter or extent.low > max(each.high for each in run)
+        ):
+            yield run
+            run = []
+        run.append(extent)
+    if run:
+        yield run
+
+
+def _serial(entry: JournalEntry) -> tuple[str, int]:
+    """Which counter numbered the entry, and its number (sd_journal_get_seqnum(3), which is in the
+    cursor as well)."""
+    parts = dict(part.split("=", 1) for part in entry.cursor.decode().split(";"))
+    return parts["s"], int(parts["i"], 16)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+def _held() -> set[Identity]:
+    """The files that are open."""
+    held = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            held.add(_identity(os.fstat(int(descriptor))))
+        except OSError:
+            pass  # the one that listed the folder
+    return held
+
+
+def _is_machine(name: str) -> bool:
+    """Whether libsystemd looks for journals in a folder of this name: a machine's id, with a
+    namespace behind a dot."""
+    return re.fullmatch(r"[0-9a-f]{32}(\..*)?", name) is not None
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _trial(path: str) -> Unread | None:
+    """What keeps a file from being opened; None for nothing."""
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        JournalReader().open_files(path)
+    except (OSError, SystemError) as error:
+        return _unread(path, error)
+    return None
+
+
+def _why(path: str) -> Unread | None:
+    """Why a file was not read; None for one that is not there any more."""
+    if not os.path.exists(path):
+        return None
+    return _trial(path) or _damaged(path)
+
+
+def _damaged(path: str) -> Unread:
+    return Unread(path, "is damaged; what lies behind the damage was not read")
+
+
+def _unread(path: str, error: OSError | SystemError) -> Unread:
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return Unread(path, reason, isinstance(error, PermissionError))
+    return Unread(path, FAULTS.get(error.args[1], error.args[0]))

@@ -1,0 +1,143 @@
+"""Show one service: its listener, its live connections, and its last failure.
+
+The exit status is 0 if it listens, 3 if it does not, and 4 if there is no such service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any, NamedTuple
+
+from spawnhelper import files
+from spawnhelper.ctl import check, listing, terminal, times, units
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.ctl.records import Record, Records
+from spawnhelper.outcome import printable
+from spawnhelper.quantities import USEC_PER_SEC
+from spawnhelper.record import span
+
+LISTENS, SILENT, UNKNOWN = 0, 3, 4  # as systemctl(1) has them
+
+
+class Live(NamedTuple):
+    """A live connection. pid: of its command, or of the helper where there is none yet, None
+    where it has just ended; age: in microseconds."""
+
+    client: str
+    unit: str
+    pid: int | None
+    age: int | None
+    command: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("service", metavar="NAME", help="a service")
+    parser.add_argument("--json", action="store_true", help="one object, for programs")
+    parser.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Shows it; 0 if the service listens, 3 if not, 4 if there is none."""
+    name = check.name_of(options.service)
+    listener = next(each for each in units.listeners([name]) if each.name == name)
+    if name not in files.installed() and not listener.places:
+        raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
+    live = _live(listener)
+    failure, trouble = _last_failure(name)
+    if options.json:
+        print(json.dumps(_object(listener, live, failure), indent=2))
+    else:
+        with terminal.paged(wanted=not options.no_pager) as out:
+            _show(listener, live, failure, terminal.console(out))
+    for sentence in trouble:
+        print(f"spawnctl: {sentence}", file=sys.stderr)
+    return LISTENS if listener.places else SILENT
+
+
+def _live(listener: units.Listener) -> list[Live]:
+    """The live connections, the oldest first."""
+    families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}
+    for process in units.processes(listener):
+        families[process.unit].append(process)
+    found = [_connection(unit, family) for unit, family in families.items()]
+    return sorted(found, key=lambda each: -(each.age or 0))
+
+
+def _connection(unit: str, family: list[units.Process]) -> Live:
+    """One of them. The helper is the one whose parent is systemd, and its child the command."""
+    import psutil
+
+    client = units.client(unit)
+    pids = {process.pid for process in family}
+    try:
+        parents = {pid: psutil.Process(pid).ppid() for pid in pids}
+        helper = next(pid for pid in pids if parents[pid] not in pids)
+        shown = next((each for each in family if parents[each.pid] == helper), None)
+        age = round((time.time() - psutil.Process(helper).create_time()) * USEC_PER_SEC)
+    except (psutil.NoSuchProcess, StopIteration):
+        return Live(client, unit, None, None, "")  # it has just ended
+    if shown is None:
+        return Live(client, unit, helper, age, "")
+    return Live(client, unit, shown.pid, age, shown.command)
+
+
+def _last_failure(name: str) -> tuple[Record | None, list[str]]:
+    """The service's newest record of a failure, and what could not be read."""
+    try:
+        records = Records()
+    except Complaint as complaint:
+        return None, [str(complaint)]
+    return records.latest(name, failed=True), records.unread()
+
+
+def _show(
+    listener: units.Listener, live: list[Live], failure: Record | None, console: Any
+) -> None:
+    told = terminal.table("", "", right=("",))
+    told.show_header = False
+    state = listener.state if listener.state != "failed" else f"failed ({listener.result})"
+    told.add_row("Service", f"{listener.name}, {files.file_of(listener.name)}")
+    told.add_row("Socket", f"spawn@{listener.name}.socket, {listener.enabled}, {state}")
+    told.add_row("Listening", " ".join(listener.places) or "no")
+    if listener.places:
+        told.add_row("Since", listener.since)
+    told.add_row(
+        "Connections",
+        f"{listener.live} live of at most {listener.most}, {listener.accepted} accepted, "
+        f"{listener.refused} refused",
+    )
+    if failure is not None:
+        when = times.FORMATS["short-full"](times.local(failure.usec))
+        told.add_row("Last failure", f"{when}, {failure.result}")
+        told.add_row("", printable(failure.message))
+    console.print(told)
+    if live:
+        table = terminal.table("AGE", "PID", "CLIENT", "COMMAND", right=("AGE", "PID"))
+        for each in live:
+            age = "-" if each.age is None else span(each.age)
+            pid = "-" if each.pid is None else str(each.pid)
+            table.add_row(age, pid, each.client, printable(each.command))
+        console.print("\n", table, sep="")
+
+
+def _object(
+    listener: units.Listener, live: list[Live], failure: Record | None
+) -> dict[str, Any]:
+    return {
+        **listing.listener_object(listener),
+        "connections": [
+            {
+                "client": each.client,
+                "unit": each.unit,
+                "pid": each.pid,
+                "age_usec": each.age,
+                "command": each.command,
+            }
+            for each in live
+        ],
+        "last_failure": listing.record_object(failure),
+    }
