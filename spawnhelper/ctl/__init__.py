@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 from spawnhelper import __version__
-from spawnhelper.ctl import check, listing, log, run, stats, status
 from spawnhelper.ctl.complaint import Complaint
 
+# The file of each verb. None but the one that runs is loaded: libraries take their time.
 VERBS = {
-    "check": check,
-    "list": listing,
-    "log": log,
-    "run": run,
-    "stats": stats,
-    "status": status,
+    "check": "check",
+    "list": "listing",
+    "log": "log",
+    "run": "run",
+    "stats": "stats",
+    "status": "status",
 }
 TIMES = ("-S", "--since", "-U", "--until")
 
@@ -31,31 +33,35 @@ class Parser(argparse.ArgumentParser):
         self.exit(os.EX_USAGE, f"spawnctl: {message}; see {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of spawnctl."""
+def parser(names: Iterable[str] = tuple(VERBS)) -> argparse.ArgumentParser:
+    """The command line of spawnctl, as far as it is about these verbs."""
     top = Parser(
         prog="spawnctl", description="Check, try and review the services of spawnhelper(8)."
     )
     top.add_argument("--version", action="version", version=f"spawnctl {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, verb in VERBS.items():
+    for name in names:
+        verb = importlib.import_module(f"spawnhelper.ctl.{VERBS[name]}")
         summary = (verb.__doc__ or "").partition("\n")[0]
-        verb.add_arguments(verbs.add_parser(name, help=summary, description=verb.__doc__))
+        made = verbs.add_parser(name, help=summary, description=verb.__doc__)
+        verb.add_arguments(made)
+        made.set_defaults(run=verb.run)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; an exit status of sysexits.h."""
+    """Runs one verb; its exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output has seen enough
+    words = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
-        result: int = VERBS[options.verb].run(options)
+        options = parser(words[:1] if words and words[0] in VERBS else VERBS).parse_args(words)
+        status: int = options.run(options)
     except Complaint as complaint:
         print(f"spawnctl: {complaint}", file=sys.stderr)
         return complaint.status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return result
+    return status
 
 
 def _joined(arguments: list[str]) -> list[str]:

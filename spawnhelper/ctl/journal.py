@@ -154,10 +154,13 @@ class Journal:
             yield entry
 
     def follow(
-        self, last: int, wanted: Callable[[JournalEntry], bool], since: int | None = None
+        self, last: int | None, wanted: Callable[[JournalEntry], bool], since: int | None
     ) -> Iterator[JournalEntry]:
-        """The wanted ones of the entries so far, the last few or those since a time, and then of
-        all that come. Does not end."""
+        """The wanted ones of the entries so far, and then of all that come. Does not end.
+
+        Of those so far it is the last few; or without a number those since a time. With both, those
+        of the last few that are so new.
+        """
         poll = select.poll()
         tick = TICK
         for reader in self._readers:
@@ -165,11 +168,12 @@ class Journal:
             if reader.timeout != NO_TIMEOUT:
                 tick = NETWORK_TICK
         surplus = 0
-        if since is None:
-            surplus = sum(self._go_back(reader, last, wanted) for reader in self._readers) - last
+        if last is not None:
+            found = [self._go_back(reader, last, wanted, since or 0) for reader in self._readers]
+            surplus = sum(found) - last
         else:
             for reader in self._readers:
-                reader.seek_realtime_usec(since)
+                reader.seek_realtime_usec(since or 0)
         while True:
             for entry in self._merged(JournalReader.next):
                 if wanted(entry):
@@ -340,7 +344,7 @@ class Journal:
             return printable(str(options.directory))
         return f"{PERSISTENT} or {VOLATILE}"
 
-    def _merged(self, step: Step) -> Iterator[JournalEntry]:
+    def _merged(self, step: Step) -> Iterable[JournalEntry]:
         """The readers' entries, by their time."""
         runs = [self._steps(reader, step) for reader in self._readers]
         if len(runs) == 1:
@@ -365,16 +369,24 @@ class Journal:
             yield entry
 
     def _go_back(
-        self, reader: JournalReader, count: int, wanted: Callable[[JournalEntry], bool]
+        self,
+        reader: JournalReader,
+        count: int,
+        wanted: Callable[[JournalEntry], bool],
+        since: int,
     ) -> int:
-        """Puts the reader before the last `count` of the wanted entries; how many there are."""
+        """Puts the reader before the last `count` of the wanted entries, or before the first that
+        is so new; how many of them there are."""
         found = 0
         reader.seek_realtime_usec(LAST)
+        entries = self._steps(reader, JournalReader.previous)
         if count == 0:
-            if reader.previous() is None:
+            if next(entries, None) is None:
                 reader.seek_head()
             return 0
-        for entry in self._steps(reader, JournalReader.previous):
+        for entry in entries:
+            if entry.get_realtime_usec() < since:
+                return found
             found += wanted(entry)
             if found == count:
                 break

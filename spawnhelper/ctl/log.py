@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -90,16 +91,16 @@ def _chosen(
     since: int | None,
     until: int | None,
 ) -> Iterable[Record]:
-    lines: int | None = options.lines
     if options.follow:
-        if lines is None and since is None:
-            lines = FOLLOWED
         records.report()
-        return records.follow(lines, wanted, since)
-    if lines is None:
+        last = options.lines
+        if last is None and since is None:
+            last = FOLLOWED
+        return records.follow(last, wanted, since)
+    if options.lines is None:
         return filter(wanted, records.forward(since, until))
     newest = filter(wanted, records.backward(since, until))
-    return list(itertools.islice(newest, lines))[::-1]
+    return list(itertools.islice(newest, options.lines))[::-1]
 
 
 def _filter(options: argparse.Namespace) -> Wanted:
@@ -118,7 +119,8 @@ def _filter(options: argparse.Namespace) -> Wanted:
             limit = quantities.time_span(options.slower_than)
         except ValueError as error:
             raise Complaint(os.EX_USAGE, f"--slower-than={options.slower_than} {error}") from None
-        tests.append(lambda record: None not in (limit, record.duration) and record.duration > limit)
+        least = math.inf if limit is None else limit
+        tests.append(lambda record: record.duration is not None and record.duration > least)
     return lambda record: all(test(record) for test in tests)
 
 

@@ -164,9 +164,9 @@ class Records:
         return self._intact(self._journal.scan(since, until, progress))
 
     def follow(
-        self, last: int, wanted: Callable[[Record], bool], since: int | None = None
+        self, last: int | None, wanted: Callable[[Record], bool], since: int | None
     ) -> Iterator[Record]:
-        """The wanted ones: the last few or those since a time, and all that come."""
+        """The wanted ones: the last few, or those since a time, and all that come."""
 
         def passes(entry: JournalEntry) -> bool:
             return any(wanted(record) for record in self._intact([entry]))

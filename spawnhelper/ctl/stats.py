@@ -16,7 +16,7 @@ from typing import Any
 
 from spawnhelper.ctl import check, journal, terminal, times
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.ctl.records import Record, Records
+from spawnhelper.ctl.records import Records
 from spawnhelper.ctl.tally import Group, Spread, Tally
 from spawnhelper.outcome import printable
 from spawnhelper.record import span
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Counts, and shows it; an exit status of sysexits.h."""
+    if options.html is not None:
+        _write(options.html, "")  # rather now than after the work
     names = [check.name_of(word) for word in options.service]
     since, until = times.limits(options)
     records = Records(names, options)
@@ -68,15 +70,19 @@ def run(options: argparse.Namespace) -> int:
         from spawnhelper.ctl import page
 
         text = page.render(tally, options.by, names, listeners, records.unread())
-        try:
-            options.html.write_text(text)
-        except OSError as error:
-            sentence = f"--html={printable(str(options.html))}: {error.strerror}"
-            raise Complaint(os.EX_CANTCREAT, sentence) from None
+        _write(options.html, text)
     else:
         with terminal.paged(wanted=not options.no_pager) as out:
             _show(tally, options.by, listeners, terminal.console(out))
     return records.report()
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        sentence = f"--html={printable(str(file))}: {error.strerror}"
+        raise Complaint(os.EX_CANTCREAT, sentence) from None
 
 
 def _show(tally: Tally, by: str, listeners: int, console: Any) -> None:
@@ -86,7 +92,9 @@ def _show(tally: Tally, by: str, listeners: int, console: Any) -> None:
     else:
         whole = tally.whole()
         first, last = (times.FORMATS["short-full"](times.local(usec)) for usec in extent)
-        console.print(f"{whole.connections} connections, {whole.failed} failed, {first} to {last}\n")
+        console.print(
+            f"{whole.connections} connections, {whole.failed} failed, {first} to {last}\n"
+        )
         groups = tally.groups(by)
         shown = groups[-MOST_GROUPS:] if by == "hour" else groups[:MOST_GROUPS]
         console.print(_groups(shown, by, whole))

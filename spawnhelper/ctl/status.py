@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from spawnhelper import files
@@ -46,43 +47,48 @@ def run(options: argparse.Namespace) -> int:
     listener = next(each for each in units.listeners([name]) if each.name == name)
     if name not in files.installed() and not listener.places:
         raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
-    live = _live(listener)
-    failure, trouble = _last_failure(name)
-    if options.json:
-        print(json.dumps(_object(listener, live, failure), indent=2))
-    else:
-        with terminal.paged(wanted=not options.no_pager) as out:
-            _show(listener, live, failure, terminal.console(out))
+    # systemd takes its time to list many processes.
+    with ThreadPoolExecutor() as pool, terminal.paged(wanted=not options.no_pager) as out:
+        processes = pool.submit(units.processes, listener)
+        console = terminal.console(out)
+        failure, trouble = _last_failure(name)
+        live = _live(listener, processes.result())
+        if options.json:
+            print(json.dumps(_object(listener, live, failure), indent=2), file=out)
+        else:
+            _show(listener, live, failure, console)
     for sentence in trouble:
         print(f"spawnctl: {sentence}", file=sys.stderr)
     return LISTENS if listener.places else SILENT
 
 
-def _live(listener: units.Listener) -> list[Live]:
+def _live(listener: units.Listener, processes: list[units.Process]) -> list[Live]:
     """The live connections, the oldest first."""
     families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}
-    for process in units.processes(listener):
+    for process in processes:
         families[process.unit].append(process)
     found = [_connection(unit, family) for unit, family in families.items()]
     return sorted(found, key=lambda each: -(each.age or 0))
 
 
 def _connection(unit: str, family: list[units.Process]) -> Live:
-    """One of them. The helper is the one whose parent is systemd, and its child the command."""
+    """One of them. The helper is the process that has the unit's name as its last argument."""
     import psutil
 
     client = units.client(unit)
-    pids = {process.pid for process in family}
-    try:
-        parents = {pid: psutil.Process(pid).ppid() for pid in pids}
-        helper = next(pid for pid in pids if parents[pid] not in pids)
-        shown = next((each for each in family if parents[each.pid] == helper), None)
-        age = round((time.time() - psutil.Process(helper).create_time()) * USEC_PER_SEC)
-    except (psutil.NoSuchProcess, StopIteration):
+    helpers = [process for process in family if process.command.endswith(f" {unit}")]
+    if not helpers:
         return Live(client, unit, None, None, "")  # it has just ended
-    if shown is None:
-        return Live(client, unit, helper, age, "")
-    return Live(client, unit, shown.pid, age, shown.command)
+    helper = helpers[0]
+    try:
+        age = round((time.time() - psutil.Process(helper.pid).create_time()) * USEC_PER_SEC)
+    except psutil.NoSuchProcess:
+        return Live(client, unit, None, None, "")
+    others = (process for process in family if process not in helpers)
+    command = next(others, None)
+    if command is None:
+        return Live(client, unit, helper.pid, age, "")
+    return Live(client, unit, command.pid, age, command.command)
 
 
 def _last_failure(name: str) -> tuple[Record | None, list[str]]:
@@ -94,10 +100,8 @@ def _last_failure(name: str) -> tuple[Record | None, list[str]]:
     return records.latest(name, failed=True), records.unread()
 
 
-def _show(
-    listener: units.Listener, live: list[Live], failure: Record | None, console: Any
-) -> None:
-    told = terminal.table("", "", right=("",))
+def _show(listener: units.Listener, live: list[Live], failure: Record | None, console: Any) -> None:
+    told = terminal.table("", "")
     told.show_header = False
     state = listener.state if listener.state != "failed" else f"failed ({listener.result})"
     told.add_row("Service", f"{listener.name}, {files.file_of(listener.name)}")
@@ -116,17 +120,18 @@ def _show(
         told.add_row("", printable(failure.message))
     console.print(told)
     if live:
-        table = terminal.table("AGE", "PID", "CLIENT", "COMMAND", right=("AGE", "PID"))
-        for each in live:
-            age = "-" if each.age is None else span(each.age)
-            pid = "-" if each.pid is None else str(each.pid)
-            table.add_row(age, pid, each.client, printable(each.command))
-        console.print("\n", table, sep="")
+        print(f"\n{_line('AGE', 'PID', 'CLIENT', 'COMMAND')}", file=console.file)
+    for each in live:  # a table of Rich's costs as much as all the rest
+        age = "-" if each.age is None else span(each.age)
+        pid = "-" if each.pid is None else str(each.pid)
+        print(_line(age, pid, each.client, printable(each.command)), file=console.file)
 
 
-def _object(
-    listener: units.Listener, live: list[Live], failure: Record | None
-) -> dict[str, Any]:
+def _line(age: str, pid: str, client: str, command: str) -> str:
+    return f"{age:>12}  {pid:>7}  {client:21}  {command}"
+
+
+def _object(listener: units.Listener, live: list[Live], failure: Record | None) -> dict[str, Any]:
     return {
         **listing.listener_object(listener),
         "connections": [

@@ -22,10 +22,10 @@ STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 2
 
 
 class Spread(NamedTuple):
-    """Of one measure: how many counted, their sum, and three percentiles, interpolated between the
+    """Of one measure: how many have it, their sum, and three percentiles, interpolated between the
     two nearest values where there is none."""
 
-    count: int
+    counted: int
     total: int
     p50: int
     p95: int
@@ -80,10 +80,10 @@ class Tally:
         return self._group("", range(len(self)))
 
     def groups(self, by: str) -> list[Group]:
-        """Those of each service, client, result or hour; the largest first, hours in their order."""
+        """Those of each service, client, result or hour: hours in their order, others by size."""
         if by == "hour":
             keys: Sequence[int] = array("Q", map(_hours(), self._moments))
-            name = _hour_name
+            name: Callable[[int], str] = _hour_name
         else:
             keys = self._labels[by]
             name = list(self._names).__getitem__
@@ -124,7 +124,10 @@ class Tally:
             len(rows),
             sum(self._failed[row] for row in rows),
             {names[label]: count for label, count in counted.most_common()},
-            {measure: _spread(column[row] for row in rows) for measure, column in self._measures.items()},
+            {
+                measure: _spread(column[row] for row in rows)
+                for measure, column in self._measures.items()
+            },
         )
 
 

@@ -74,8 +74,12 @@ def table(*headings: str, title: str | None = None, right: tuple[str, ...] = ())
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for heading in headings:
-        side = "right" if heading in right else "left"
-        made.add_column(heading, justify=side, no_wrap=True, header_style="bold")
+        made.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            no_wrap=True,
+            header_style="bold",
+        )
     return made
 
 

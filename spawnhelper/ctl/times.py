@@ -18,7 +18,10 @@ PARSER = "systemd-analyze"  # systemd's own: nobody else's knows all of its word
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares from when to when, in journalctl's words."""
-    for short, option, which in (("-S", "--since", "at or after"), ("-U", "--until", "at or before")):
+    for short, option, which in (
+        ("-S", "--since", "at or after"),
+        ("-U", "--until", "at or before"),
+    ):
         told = f"only {which} this time, as in yesterday, -1h or '2026-11-22 10:30'"
         parser.add_argument(short, option, metavar="TIME", help=told)
 

@@ -1,11 +1,14 @@
-"""What systemd says about listeners and live connections: systemctl(1) and org.freedesktop.systemd1(5)."""
+"""What systemd says about listeners and live connections.
+
+By way of systemctl(1), and of busctl(1) for what that does not say (org.freedesktop.systemd1(5)).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from spawnhelper.ctl.complaint import Complaint
