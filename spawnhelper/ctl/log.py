@@ -150,7 +150,7 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
         text = record.detail
         if record.result in outcome.ENDED:
             text = text.removesuffix(f" after {took}")
-        columns = f"{when}  {record.service:{width}}  {record.result:11}  {took:>6}"
+        columns = f"{when}  {record.service:{width}}  {record.result:12}  {took:>9}"
         return paint(printable(f"{columns}  {record.client:21}  {text}"), record.priority)
 
     return line
