@@ -479,4 +479,5 @@ def _unread(path: str, error: OSError | SystemError) -> Unread:
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return Unread(path, reason, isinstance(error, PermissionError))
-    return Unread(path, FAULTS.get(error.args[1], error.args[0]))
+    reason, code = error.args
+    return Unread(path, FAULTS.get(code, reason), code in ("EACCES", "EPERM"))
