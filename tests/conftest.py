@@ -204,3 +204,8 @@ def the_real_package() -> None:
         import spawnhelper
 
         assert spawnhelper.__file__.startswith("/usr/lib/python3/dist-packages/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How large test_stats's journal is: by default as much as it takes to see the ratio."""
+    parser.addoption("--records", type=int, default=50_000)

@@ -124,7 +124,7 @@ def _chart(kind: Callable[..., Any], width: int, colours: Sequence[str]) -> Any:
         major_label_font_size=12,
         legend_font_size=13,
     )
-    return kind(
+    chart = kind(
         style=style,
         js=[],
         disable_xml_declaration=True,
@@ -141,6 +141,16 @@ def _chart(kind: Callable[..., Any], width: int, colours: Sequence[str]) -> Any:
         show_x_guides=False,
         print_values=False,
     )
+    chart.add_xml_filter(_without_scripts)
+    return chart
+
+
+def _without_scripts(root: Any) -> Any:
+    """The drawing without what pygal adds for its own script, which is not here."""
+    for parent in root.iter():
+        for script in [each for each in parent if str(each.tag).endswith("script")]:
+            parent.remove(script)
+    return root
 
 
 def _size(spread: Spread | None) -> str:

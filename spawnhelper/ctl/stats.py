@@ -113,7 +113,7 @@ def _groups(groups: list[Group], by: str, whole: Group) -> Any:
     numbers = ("CONNECTIONS", "FAILED", "P50", "P95", "P99", "CPU", "IN", "OUT")
     table = terminal.table(by.upper(), *numbers, right=numbers)
     for group in groups:
-        table.add_row(group.key or "-", *_cells(group))
+        table.add_row(printable(group.key) or "-", *_cells(group))
     if len(groups) > 1:
         table.add_row("all", *_cells(whole), style="bold")
     return table

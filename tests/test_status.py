@@ -1,0 +1,170 @@
+"""spawnctl list and status: what systemd knows about the services and their live connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from conftest import Installed, connect, connection_units, in_machine, run, until
+
+from spawnhelper import files
+
+pytestmark = in_machine
+
+CAT = "User=nobody\nArgv=/bin/cat\n"
+
+
+def status(name: str, code: int = 0) -> dict[str, Any]:
+    done = run("spawnctl", "status", "--json", name, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def listed(name: str) -> dict[str, Any]:
+    said = json.loads(run("spawnctl", "list", "--json").stdout)
+    (found,) = [each for each in said if each["service"] == name]
+    return dict(found)
+
+
+def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -> None:
+    cat = service(CAT, start=False, socket_section="MaxConnections=2")
+    run("systemctl", "daemon-reload")
+    place = "{}:{}".format(*cat.address)
+    said = status(cat.name, 3)
+    assert (said["enabled"], said["state"], said["listening"]) == ("disabled", "inactive", [])
+    assert said["connections"] == []
+    assert said["last_failure"] is None
+    run("systemctl", "enable", "-q", "--now", cat.socket_unit)
+    said = listed(cat.name)
+    assert (said["enabled"], said["state"], said["listening"]) == ("enabled", "active", [place])
+    assert (said["live"], said["accepted"], said["refused"], said["most"]) == (0, 0, 0, 2)
+    assert said["last"] is None
+    with cat.connect() as one, cat.connect() as two:
+        for client in (one, two):
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        with cat.connect() as third:
+            assert until(lambda: listed(cat.name)["refused"] == 1)
+            third.close()
+        said = status(cat.name)
+        assert (said["live"], said["accepted"], said["refused"]) == (2, 2, 1)
+        for client, shown in zip((one, two), said["connections"], strict=True):
+            assert shown["client"] == "{}:{}".format(*client.getsockname())
+            assert shown["command"] == "/bin/cat"
+            assert os.readlink(f"/proc/{shown['pid']}/exe") == "/usr/bin/cat"
+            assert shown["unit"] in connection_units()
+            assert 0 <= shown["age_usec"] < 30_000_000
+        lines = run("spawnctl", "status", cat.name).stdout.splitlines()
+        told = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in lines[:5])
+        assert told["Service"] == f"{cat.name}, /etc/spawn/{cat.name}.conf"
+        assert told["Socket"] == f"{cat.socket_unit}, enabled, active"
+        assert told["Listening"] == place
+        assert told["Connections"] == "2 live of at most 2, 2 accepted, 1 refused"
+        assert re.fullmatch(r" +AGE +PID +CLIENT +COMMAND", lines[-3])
+        port = one.getsockname()[1]
+        assert re.fullmatch(rf" +[\d.]+m?s +\d+  127\.0\.0\.1:{port} +/bin/cat", lines[-2])
+    until(lambda: not connection_units())
+    cat.records(2)
+    row = next(
+        line for line in run("spawnctl", "list").stdout.splitlines() if line.startswith(cat.name)
+    )
+    assert re.fullmatch(
+        rf"{cat.name} +enabled +{place} +0 +2 +1  \w+ \d\d \d\d:\d\d:\d\d success", row.rstrip()
+    )
+
+
+def test_last_failure(service: Callable[..., Installed]) -> None:
+    failing = service("User=nobody\nArgv=/bin/false\n")
+    failing.talk()
+    sentence = failing.record()["MESSAGE"]
+    failing.write("User=nobody\nArgv=/bin/true\n")
+    failing.talk()
+    failing.record()
+    said = status(failing.name)
+    assert said["last_failure"]["message"] == sentence
+    assert listed(failing.name)["last"]["result"] == "success"
+    shown = run("spawnctl", "status", failing.socket_unit).stdout
+    assert re.search(r"^Last failure +\w+ \d{4}-\d\d-\d\d \S+ UTC, exit-code *$", shown, re.M)
+    assert sentence in shown
+
+
+def test_clients_of_a_path_and_of_ipv6(service: Callable[..., Installed]) -> None:
+    path = service(CAT, address="/run/spawn-status")
+    with connect(path.address) as client:
+        client.sendall(b"x")
+        client.recv(1)
+        (shown,) = status(path.name)["connections"]
+        assert shown["client"] == f"pid {os.getpid()} of uid 0"
+    six = service(CAT, address="[::1]:10999")
+    command = ["socat", "-u", "TCP6:[::1]:10999", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client6:
+        assert until(lambda: status(six.name)["connections"])
+        (shown,) = status(six.name)["connections"]
+        assert re.fullmatch(r"\[::1\]:\d+", shown["client"])
+        client6.terminate()
+
+
+def test_no_such_service() -> None:
+    done = run("spawnctl", "status", "nosuch", check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"spawnctl: there is no service file {files.DIRECTORY}/nosuch.conf\n"
+
+
+def test_a_failed_listener_stands_out(service: Callable[..., Installed]) -> None:
+    first = service(CAT)
+    second = service(CAT, address=first.address, start=False)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", second.socket_unit, check=False)
+    said = status(second.name, 3)
+    assert said["listening"] == []
+    row = next(
+        line for line in run("spawnctl", "list").stdout.splitlines() if line.startswith(second.name)
+    )
+    assert re.search(r"  no \((failed|inactive)\)  ", row)
+
+
+def test_what_a_user_may_see(service: Callable[..., Installed]) -> None:
+    cat = service(CAT)
+    nobody = ["runuser", "-u", "nobody", "--", "spawnctl"]
+    done = run(*nobody, "list", check=False)
+    assert done.returncode == os.EX_NOPERM
+    assert cat.name in done.stdout
+    assert "Permission denied" in done.stderr
+    done = run(*nobody, "status", cat.name, check=False)
+    assert done.returncode == 0
+    assert "Permission denied" in done.stderr
+
+
+def test_without_systemd() -> None:
+    hide = "mount -t tmpfs none /run && exec spawnctl list"
+    done = run("unshare", "--mount", "sh", "-c", hide, check=False)
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert done.stderr.startswith("spawnctl: systemd does not tell: ")
+
+
+def test_five_hundred_connections(service: Callable[..., Installed]) -> None:
+    many = service(CAT, socket_section="MaxConnections=600")
+    clients = [many.connect() for _ in range(500)]
+    try:
+        for client in clients:
+            client.sendall(b"x")
+            client.recv(1)
+        assert len(status(many.name)["connections"]) == 500
+        for verb in (["list"], ["status", many.name]):
+            took = []
+            for _ in range(5):
+                begun = time.monotonic()
+                run("spawnctl", *verb)
+                took.append(time.monotonic() - begun)
+            print(f"{verb[0]}: {', '.join(f'{each * 1000:.0f}ms' for each in took)}")
+            assert min(took) < 0.3
+    finally:
+        for client in clients:
+            client.close()
+    until(lambda: not connection_units(), 60)
