@@ -1,11 +1,12 @@
-"""The journals of other machines: what systemd-journal-upload(8) sends to systemd-journal-remote(8),
-between two booted machines, is reviewed like one's own."""
+"""The journals of other machines are reviewed like one's own: what systemd-journal-upload(8) sends
+to systemd-journal-remote(8), between two booted machines."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ pytestmark = in_machine
 
 HERE, THERE = "10.99.0.1", "10.99.0.2"
 FOLDER = Path("/var/log/journal/remote")
+ROOT, IDENTITY = Path("/run/second-root"), Path("/run/second-machine-id")
 UNIT = "second-machine"
 SERVICE = "[Socket]\nListenStream=127.0.0.1:10023\n[Spawn]\nUser=nobody\nArgv=/bin/echo hello\n"
 VARIABLES = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
@@ -47,8 +49,12 @@ def _init() -> int:
 
 @pytest.fixture(scope="module")
 def second() -> Iterator[Second]:
+    ROOT.mkdir(exist_ok=True)
+    run("mount", "--bind", "/", str(ROOT))
+    IDENTITY.write_text(uuid.uuid4().hex + "\n")
     nspawn = (
-        "systemd-nspawn --quiet --directory=/ --volatile=overlay --machine=second --register=no "
+        f"systemd-nspawn --quiet --directory={ROOT} --bind-ro={IDENTITY}:/etc/machine-id "
+        "--tmpfs=/var/log/journal:mode=755 --volatile=overlay --machine=second --register=no "
         "--keep-unit --network-veth --console=pipe --kill-signal=SIGRTMIN+3 --boot"
     )
     properties = ["--property=Delegate=yes", "--property=KillMode=mixed"]
@@ -71,6 +77,7 @@ def second() -> Iterator[Second]:
     finally:
         run("systemctl", "stop", UNIT, check=False)
         run("systemctl", "reset-failed", UNIT, check=False)
+        run("umount", str(ROOT))
 
 
 def _answers(machine: Second) -> bool:
@@ -89,7 +96,7 @@ def uploaded(second: Second) -> Iterator[Second]:
     run("systemd-run", "--quiet", "--unit=receiver", *receive.split(), f"--output={FOLDER}/")
     connect = "socat -u TCP:127.0.0.1:10023 -"
     second.run(
-        f"printf '{SERVICE}' >/etc/spawn/second.conf; systemctl daemon-reload; "
+        f"rm -f /etc/spawn/*.conf; printf '{SERVICE}' >/etc/spawn/second.conf; systemctl daemon-reload; "
         f"systemctl start spawn@second.socket; for i in 1 2 3; do {connect}; done; sleep 0.5"
     )
     upload = "/usr/lib/systemd/systemd-journal-upload --save-state=/run/upload-state"
@@ -110,7 +117,10 @@ def records(*arguments: str) -> list[dict[str, str]]:
 
 def test_another_machine_is_reviewed_the_same_way(uploaded: Second) -> None:
     there = [f"--directory={FOLDER}", "second"]
-    assert until(lambda: len(records(*there)) == 3, PATIENCE)
+    assert until(lambda: len(records(*there)) == 3, PATIENCE), (
+        run("spawnctl", "log", *there, check=False),
+        uploaded.run("spawnctl log; journalctl -u 'spawn@*' | tail; journalctl -u upload | tail"),
+    )
     own_id = Path("/etc/machine-id").read_text().strip()
     assert all(each["SPAWN_RESULT"] == "success" for each in records(*there))
     told = uploaded.run("spawnctl log second").stdout
