@@ -96,7 +96,8 @@ def uploaded(second: Second) -> Iterator[Second]:
     run("systemd-run", "--quiet", "--unit=receiver", *receive.split(), f"--output={FOLDER}/")
     connect = "socat -u TCP:127.0.0.1:10023 -"
     second.run(
-        f"rm -f /etc/spawn/*.conf; printf '{SERVICE}' >/etc/spawn/second.conf; systemctl daemon-reload; "
+        f"rm -f /etc/spawn/*.conf; printf '{SERVICE}' >/etc/spawn/second.conf; "
+        "systemctl daemon-reload; "
         f"systemctl start spawn@second.socket; for i in 1 2 3; do {connect}; done; sleep 0.5"
     )
     upload = "/usr/lib/systemd/systemd-journal-upload --save-state=/run/upload-state"

@@ -45,6 +45,28 @@ def test_the_manual_page_has_every_key() -> None:
     assert [each.key for each in SETTINGS if f"\n.I {each.key}=\n" not in page] == []
 
 
+def test_the_manual_page_has_every_option() -> None:
+    page = (README.parent / "man/spawnctl.1").read_text().replace("\\-", "-")
+    listing = subprocess.run(
+        [sys.executable, "-c", OPTIONS],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=README.parent,
+    ).stdout.split()
+    assert "--slower-than" in listing
+    assert [each for each in listing if each not in page] == []
+
+
+OPTIONS = """
+import argparse
+from spawnhelper.ctl import VERBS, parser
+verbs = next(each for each in parser()._actions if isinstance(each.choices, dict)).choices
+print(*VERBS, *(word for verb in verbs.values() for each in verb._actions
+                for word in each.option_strings if word not in ("-h", "--help")))
+"""
+
+
 if __name__ == "__main__":
     head, _, rest = README.read_text().partition(BEGIN)
     README.write_text(head + BEGIN + table() + END + rest.partition(END)[2])

@@ -107,7 +107,7 @@ def agree(*source: str) -> None:
         assert found == {name: expected(members) for name, members in groups.items()}
         assert sum(column["connections"] for column in said["over_time"]) == len(entries)
         assert sum(column["failed"] for column in said["over_time"]) == said["all"]["failed"]
-        clients = Counter(key for entry in entries if (key := keys["from"](entry)))
+        clients = Counter(who for entry in entries if (who := keys["from"](entry)))
         best = [count for _, count in clients.most_common(10)]
         assert [each["connections"] for each in said["busiest_clients"]] == best
         assert all(clients[each["from"]] == each["connections"] for each in said["busiest_clients"])
