@@ -101,10 +101,13 @@ def _show(tally: Tally, by: str, listeners: int, console: Any) -> None:
         if len(groups) > len(shown):
             console.print(f"... and {len(groups) - len(shown)} more; --json has all of them")
         if by != "result":
-            console.print("\n", _results(whole), sep="")
+            console.print()
+            console.print(_results(whole))
         if by != "from":
-            console.print("\n", _clients(tally), sep="")
-        console.print("\n", _over_time(tally), sep="")
+            console.print()
+            console.print(_clients(tally))
+        console.print()
+        console.print(_over_time(tally))
     if listeners:
         console.print(f"Listeners failed {listeners} times: spawnctl log --result listening-again")
 
