@@ -86,9 +86,14 @@ def obstacle() -> str:
     trial = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
     if subprocess.run(trial, capture_output=True, check=False).returncode != 0:
         return "this container may not mount file systems (CAP_SYS_ADMIN is missing)"
-    if not Path("/sys/fs/cgroup").is_dir():
-        return "the kernel offers no control groups"
+    if _cgroup2() is None:
+        return "no control groups of version 2 are mounted"
     return ""
+
+
+def _cgroup2() -> Path | None:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return next((Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"), None)
 
 
 def missing_tools() -> list[str]:
@@ -284,8 +289,8 @@ def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
 
 def control_group(name: str) -> Path:
     """A new control group for a machine, so that two at a time do not share theirs."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    tree = next(Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2")
+    tree = _cgroup2()
+    assert tree is not None, obstacle()
     own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
     group = tree / own / name
     group.mkdir()

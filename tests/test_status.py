@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -45,10 +46,13 @@ def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -
     assert (said["enabled"], said["state"], said["listening"]) == ("enabled", "active", [place])
     assert (said["live"], said["accepted"], said["refused"], said["most"]) == (0, 0, 0, 2)
     assert said["last"] is None
-    with cat.connect() as one, cat.connect() as two:
-        for client in (one, two):
-            client.sendall(b"x")
-            assert client.recv(1) == b"x"
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(cat.connect())
+        one.sendall(b"x")
+        assert one.recv(1) == b"x"  # so that it is the older one
+        two = stack.enter_context(cat.connect())
+        two.sendall(b"x")
+        assert two.recv(1) == b"x"
         with cat.connect() as third:
             assert until(lambda: listed(cat.name)["refused"] == 1)
             third.close()

@@ -46,7 +46,7 @@ NO_TIMEOUT = (1 << 64) - 1  # of sd_journal_get_timeout(3)
 TICK, NETWORK_TICK = 10_000, 250  # milliseconds
 
 PROGRESS_EVERY = 5_000  # entries
-PIECE = 20_000  # entries, some 40 MB of a file
+PIECE = 10_000  # entries, some 20 MB of a file
 Identity = tuple[int, int]
 Step = Callable[["JournalReader"], "JournalEntry | None"]
 

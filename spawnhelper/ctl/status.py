@@ -67,11 +67,13 @@ def _live(listener: units.Listener, processes: list[units.Process]) -> list[Live
     families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}
     for process in processes:
         families[process.unit].append(process)
-    found = [_connection(unit, family) for unit, family in families.items()]
-    return sorted(found, key=lambda each: -(each.age or 0))
+    now = time.time()
+    found = [_connection(unit, family, now) for unit, family in families.items()]
+    # The clock of processes ticks slowly; of those of one tick systemd's count knows the older.
+    return sorted(found, key=lambda each: (-(each.age or 0), units.ordinal(each.unit)))
 
 
-def _connection(unit: str, family: list[units.Process]) -> Live:
+def _connection(unit: str, family: list[units.Process], now: float) -> Live:
     """One of them. The helper is the process that has the unit's name as its last argument."""
     import psutil
 
@@ -81,7 +83,7 @@ def _connection(unit: str, family: list[units.Process]) -> Live:
         return Live(client, unit, None, None, "")  # it has just ended
     helper = helpers[0]
     try:
-        age = round((time.time() - psutil.Process(helper.pid).create_time()) * USEC_PER_SEC)
+        age = round((now - psutil.Process(helper.pid).create_time()) * USEC_PER_SEC)
     except psutil.NoSuchProcess:
         return Live(client, unit, None, None, "")
     others = (process for process in family if process not in helpers)

@@ -90,13 +90,22 @@ def processes(listener: Listener) -> list[Process]:
 
 def client(unit: str) -> str:
     """Who called, from the name of the connection's unit: COUNT-[COOKIE-]LOCAL-REMOTE, or
-    COUNT-[COOKIE-]PID-UID (systemd.socket(5), Accept=)."""
-    instance = unit.removeprefix("spawn@").removesuffix(".service")
-    head, _, last = instance.rpartition("-")
+    COUNT-[COOKIE-]PID[_PIDFD]-UID (systemd.socket(5), Accept=)."""
+    head, _, last = _instance(unit).rpartition("-")
     host, colon, port = last.rpartition(":")
     if not colon:
-        return f"pid {head.rpartition('-')[2]} of uid {last}"
+        pid, _, _ = head.rpartition("-")[2].partition("_")
+        return f"pid {pid} of uid {last}"
     return f"[{host}]:{port}" if ":" in host else last
+
+
+def ordinal(unit: str) -> int:
+    """Which connection of its listener it is, from the name of its unit."""
+    return int(_instance(unit).partition("-")[0])
+
+
+def _instance(unit: str) -> str:
+    return unit.removeprefix("spawn@").removesuffix(".service")
 
 
 def _listener(properties: dict[str, list[str]]) -> Listener:
