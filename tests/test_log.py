@@ -335,7 +335,8 @@ def test_what_could_not_be_read_is_said(foreign: Path, tmp_path: Path) -> None:
     good = next(foreign.iterdir()).read_bytes()
     (tmp_path / "good.journal").write_bytes(good)
     (tmp_path / "short.journal").write_bytes(good[:100])
-    (tmp_path / "cut.journal").write_bytes(good[: len(good) // 2])
+    # From 262 on, libsystemd minds only what is missing of the entries, not of the room behind.
+    (tmp_path / "cut.journal").write_bytes(good[: len(good.rstrip(b"\0")) // 2])
     (tmp_path / "other.journal").write_bytes(b"this is no journal" * 1000)
     for arguments in ([f"-D{tmp_path}"], [f"--file={tmp_path}/*"]):
         for verb in (["log"], ["stats"], ["log", "-n3"]):
