@@ -283,11 +283,15 @@ def test_a_page_that_cannot_be_written(week: Path) -> None:
 def test_many_records(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Beside journalctl and a counting script in one run; --records 1000000 for the full size."""
     count = request.config.getoption("--records")
+    ROOM.parent.mkdir(parents=True, exist_ok=True)
+    ROOM.write_text("[Remote]\nMaxUse=100G\nKeepFree=1M\n")  # else the oldest files would go
+    request.addfinalizer(ROOM.unlink)
     journals.write(tmp_path / "a.journal", journals.mixed(count, 7 * 24 * HOUR))
     begun = time.monotonic()
     pipe = f"journalctl -q -o json -D {tmp_path} | /usr/bin/python3 -c '{COUNTER}'"
     theirs = json.loads(run("sh", "-c", pipe).stdout)
     their_time = time.monotonic() - begun
+    assert sum(theirs.values()) == count
     measured = ["/usr/bin/python3", "-c", PEAK, "spawnctl", "stats", "--json", f"-D{tmp_path}"]
     begun = time.monotonic()
     done = run(*measured)
@@ -304,6 +308,7 @@ def test_many_records(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     assert answer < own_start + 0.1
 
 
+ROOM = Path("/run/systemd/journal-remote.conf.d/50-test.conf")
 # VmHWM counts what the process has mapped of the journal, too.
 PEAK = """
 import resource, subprocess, sys
