@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> int:
 
         relay: Relay | None = None
         if settings.size_limit is not None:
+            from spawnhelper import linger  # now, for an upgrade may replace it before it is used
             from spawnhelper.relay import Relay
 
             relay = Relay(connection, process, settings.size_limit)
@@ -84,9 +85,7 @@ def main(arguments: list[str]) -> int:
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
         if supervision.result == SIZE_LIMIT and not supervision.stopped:
-            from spawnhelper.linger import AFTER_ANSWER, linger
-
-            linger(connection.socket, *AFTER_ANSWER)
+            linger.linger(connection.socket, *linger.AFTER_ANSWER)
         return 0
     except Refusal as refusal:
         return refuse(unit, connection, name, settings, refusal, foreground=foreground)
@@ -125,7 +124,7 @@ def refuse(
         fields = record.of_refusal(unit, connection, name, settings, refusal)
         record.write(fields, foreground=foreground)
     if connection is not None and refusal.answer:
-        from spawnhelper.linger import AFTER_REFUSAL, linger
+        from spawnhelper import linger
 
-        linger(connection.socket, *AFTER_REFUSAL)
+        linger.linger(connection.socket, *linger.AFTER_REFUSAL)
     return refusal.status

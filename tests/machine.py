@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import email.utils
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +36,9 @@ TOOLS = {
 }
 CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 INSIDE = "/spawnhelper"  # where the tree is to be seen in a machine, read-only
+BASE_INSIDE = "/srv/base"  # and the root that it was made from, without our package
+PACKAGES_INSIDE = "/srv/packages"  # and what was built, the packages and their source
+PREVIOUS_INSIDE = "/srv/previous"  # and the packages of the commit before
 
 BUILD_PACKAGES = (
     "build-essential",
@@ -42,14 +48,19 @@ BUILD_PACKAGES = (
     "pybuild-plugin-pyproject",
     "python3-all-dev",
     "python3-setuptools",
+    "python3-shtab",
 )
 RUN_PACKAGES = (
+    "autopkgtest",
+    "bash-completion",
     "busybox-static",
     "dbus",
     "haproxy",
     "iproute2",
     "less",
     "libnss-systemd",
+    "lintian",
+    "man-db",
     "postfix",
     "procps",
     "python3",
@@ -60,14 +71,19 @@ RUN_PACKAGES = (
     "python3-pygal",
     "python3-pytest",
     "python3-rich",
+    "python3-setuptools",
     "python3-systemd",
+    "python3-venv",
+    "python3-wheel",
     "socat",
     "strace",
     "systemd",
     "systemd-container",
     "systemd-journal-remote",
     "systemd-sysv",
+    "zsh",
 )
+NOT_SOURCES = ("build", "dist", "__pycache__", "spawn.conf.5")  # in the tree, but made from it
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -236,13 +252,19 @@ class Machine:
         """Runs the arguments inside and waits for their end; their output is returned."""
         return subprocess.run(self.command(*arguments), check=check, capture_output=True, text=True)
 
-    def install(self, packages: Sequence[Path]) -> None:
-        """Installs .deb files, whose dependencies the base root has."""
-        for package in packages:
-            with open(package, "rb") as deb:
-                target = f"/tmp/{package.name}"
-                subprocess.run(self.command("sh", "-c", f"cat >{target}"), check=True, stdin=deb)
-        self.run("sh", "-ec", "apt-get -qy install --reinstall /tmp/*.deb; rm /tmp/*.deb")
+    def copy(self, folder: Path, target: str) -> None:
+        """Has a folder inside, in place of what is there."""
+        made = subprocess.run(
+            ["tar", "-c", f"--directory={folder}", "."], check=True, capture_output=True
+        ).stdout
+        unpack = 'rm -rf "$0" && mkdir -p "$0" && exec tar -x --directory="$0"'
+        subprocess.run(self.command("sh", "-c", unpack, target), check=True, input=made)
+
+    def install(self, packages: Path) -> None:
+        """Installs a folder's .deb files, whose dependencies the base root has."""
+        self.copy(packages, PACKAGES_INSIDE)
+        install = f"apt-get -qy install --reinstall {PACKAGES_INSIDE}/*.deb"
+        self.run("sh", "-ec", install)
 
     def power_off(self) -> None:
         """Shuts the machine down and waits until it is gone."""
@@ -259,10 +281,12 @@ class Machine:
 @contextlib.contextmanager
 def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
     """A machine that is powered off at the end; call isolate() first."""
-    root = overlay(base_root(release, "run", cache))
+    base = base_root(release, "run", cache)
+    root = overlay(base)
     # systemd 258 and later need version 2 control groups, whatever the host has.
     environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-    command = nspawn(root, "--kill-signal=SIGRTMIN+3", f"--bind-ro={TREE}:{INSIDE}", "--boot")
+    views = (f"--bind-ro={TREE}:{INSIDE}", f"--bind-ro={base}:{BASE_INSIDE}")
+    command = nspawn(root, "--kill-signal=SIGRTMIN+3", *views, "--boot")
     log = (root.parent / "console").open("wb")
     group = control_group(root.parent.name)
     enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(group)]
@@ -331,47 +355,56 @@ def _start_time(pid: int) -> str:
 
 
 def source_digest() -> str:
-    """What tells one state of the package's sources from another."""
+    """What tells one state of the packages from another."""
+    tops = ("spawnhelper", "units", "man", "examples", "packaging")
     digest = hashlib.sha256()
     for path in source_files():
-        digest.update(f"{path.relative_to(TREE)} {path.stat().st_mode:o}\n".encode())
-        digest.update(path.read_bytes())
+        name = path.relative_to(TREE)
+        if name.parts[0] in tops or len(name.parts) == 1:
+            digest.update(f"{name} {path.stat().st_mode:o}\n".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def source_files() -> list[Path]:
-    """The files that the packages are made of."""
-    tops = ("spawnhelper", "units", "man", "examples", "packaging/debian")
-    files = [TREE / name for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md")]
-    files.append(CYSYSTEMD)
-    for top in tops:
-        files += sorted((TREE / top).rglob("*"))
-    return [path for path in files if path.is_file() and "__pycache__" not in path.parts]
+    """The files that the source package is made of."""
+    files = []
+    for folder, folders, names in os.walk(TREE):
+        folders[:] = [
+            name
+            for name in folders
+            if name not in NOT_SOURCES and (name == ".ci" or not name.startswith("."))
+        ]
+        files += [Path(folder, name) for name in names if name not in (*NOT_SOURCES, ".git")]
+    return sorted(files)
 
 
-def build_packages(release: str, output: Path, cache: Path = CACHE) -> list[Path]:
-    """Builds the release's Debian packages in a clean root into a folder; call isolate() first.
-
-    Packages of the same sources that are there already are taken as they are.
-    """
-    stamp = output / ".sources"
-    digest = f"{release} {source_digest()}"
-    if stamp.is_file() and stamp.read_text() == digest:
-        return sorted(output.glob("*.deb"))
+def build_packages(release: str, output: Path, cache: Path = CACHE) -> None:
+    """Builds the release's Debian packages and their source package, in a clean root, into a
+    folder; call isolate() first. The same sources give the same bytes."""
+    changelog = (TREE / "packaging/debian/changelog").read_text().splitlines()
+    version = changelog[0].partition("(")[2].partition("-")[0]
+    dated = next(line for line in changelog if line.startswith(" -- ")).partition("  ")[2]
+    folder = f"spawnhelper-{version}"
     root = overlay(base_root(release, "build", cache))
     try:
-        source = root / "build/spawnhelper"
-        for path in source_files():
-            target = source / path.relative_to(TREE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
-        (source / "packaging/debian").rename(source / "debian")
-        (source / "cysystemd").mkdir()
-        unpack = ["tar", "-xf", str(cysystemd(cache)), "--strip-components=1"]
-        subprocess.run([*unpack, f"--directory={source / 'cysystemd'}"], check=True)
-        build = "cd /build/spawnhelper && exec dpkg-buildpackage --build=binary --no-sign"
+        place = root / "build"
+        place.mkdir()
+        upstream = place / f"spawnhelper_{version}.orig.tar.gz"
+        pack_sources(upstream, folder, int(email.utils.parsedate_to_datetime(dated).timestamp()))
+        other = place / f"spawnhelper_{version}.orig-cysystemd.tar.gz"
+        shutil.copyfile(cysystemd(cache), other)
+        unpack = ["tar", "-x", "--no-same-owner", f"--directory={place}"]
+        subprocess.run([*unpack, f"--file={upstream}"], check=True)
+        (place / folder / "cysystemd").mkdir()
+        unpack[-1] += f"/{folder}/cysystemd"
+        subprocess.run([*unpack, "--strip-components=1", f"--file={other}"], check=True)
+        shutil.copytree(TREE / "packaging/debian", place / folder / "debian")
+        # A .buildinfo has the time of the build, and .changes would have its checksum.
+        hook = "--hook-changes=sed -i /[.]buildinfo/d debian/files"
+        build = f"cd /build/{folder} && exec dpkg-buildpackage --no-sign '{hook}'"
         done = subprocess.run(
-            nspawn(root, "--as-pid2", "sh", "-c", build),
+            nspawn(root, "--as-pid2", "--setenv=DEB_BUILD_OPTIONS=noautodbgsym", "sh", "-c", build),
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -379,15 +412,66 @@ def build_packages(release: str, output: Path, cache: Path = CACHE) -> list[Path
         )
         if done.returncode != 0:
             raise RuntimeError(f"the package does not build:\n{done.stdout}{done.stderr}")
-        output.mkdir(parents=True, exist_ok=True)
-        for old in output.glob("*.deb"):
-            old.unlink()
-        for made in (root / "build").glob("*.deb"):
-            shutil.copy2(made, output)
-        stamp.write_text(digest)
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        for made in place.iterdir():
+            if made.is_file() and made.suffix != ".buildinfo":
+                shutil.copyfile(made, output / made.name)
     finally:
         discard(root)
-    return sorted(output.glob("*.deb"))
+
+
+def pack_sources(target: Path, folder: str, date: int) -> None:
+    """The sources as an upstream's tarball, without the packaging; date: of every file in it."""
+    with (
+        target.open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=date) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for path in source_files():
+            name = path.relative_to(TREE)
+            if name.parts[:2] == ("packaging", "debian"):
+                continue
+            entry = archive.gettarinfo(path, f"{folder}/{name}")
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = "root"
+            entry.mode = 0o755 if entry.mode & 0o100 else 0o644
+            entry.mtime = date
+            with path.open("rb") as content:
+                archive.addfile(entry, content)
+
+
+def current_packages(release: str, output: Path, cache: Path = CACHE) -> None:
+    """The same, unless the folder has been made from these very sources already."""
+    stamp = output / ".sources"
+    digest = source_digest()
+    if not stamp.is_file() or stamp.read_text() != digest:
+        build_packages(release, output, cache)
+        stamp.write_text(digest)
+
+
+def previous_packages(release: str, output: Path) -> None:
+    """Has the last commit that is not what lies in the tree build its packages into a folder;
+    without git(1) and such a commit the folder stays empty."""
+    git = ["git", "-c", "safe.directory=*", "-C", str(TREE)]
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode == 1
+        name = [*git, "rev-parse", "--verify", "--quiet", "HEAD" if changed else "HEAD^"]
+        commit = subprocess.run(name, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return
+    stamp = output / ".commit"
+    if stamp.is_file() and stamp.read_text() == commit:
+        return
+    archive = [*git, "archive", commit]
+    packed = subprocess.run(archive, check=True, capture_output=True).stdout
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(["tar", "-x", f"--directory={place}"], check=True, input=packed)
+        subprocess.run([f"{place}/packaging/build-deb", release], check=True, capture_output=True)
+        shutil.rmtree(output)
+        shutil.copytree(f"{place}/dist", output)
+    stamp.write_text(commit)
 
 
 def cysystemd(cache: Path = CACHE) -> Path:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--result",
         action="append",
-        choices=MESSAGE_IDS,
+        choices=tuple(MESSAGE_IDS),
         metavar="RESULT",
         help=f"only these results; may be repeated: {', '.join(MESSAGE_IDS)}",
     )

@@ -1,0 +1,288 @@
+"""The Debian packages: what a machine is like before, with and after them, and an upgrade under
+load. In a machine that has never had them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nested
+import pytest
+from conftest import in_machine, run, systemd_version, until
+from nested import BUILT, PREVIOUS, Pristine
+
+pytestmark = in_machine
+
+MODULES = "usr/lib/python3/dist-packages/spawnhelper"
+PORT = 10023
+SERVICE = f"""\
+[Socket]
+ListenStream=127.0.0.1:{PORT}
+MaxConnections=600
+[Spawn]
+User=nobody
+Argv=/bin/cat
+"""
+# Files that another package's installation and a reboot change as well.
+FLEETING = re.compile(
+    r"/var/(log|cache|spool|lib/(apt|dpkg|postfix|systemd))/|/etc/(machine-id|ld\.so\.cache)$"
+)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pristine]:
+    with nested.pristine(tmp_path_factory.mktemp("work")) as booted:
+        yield booted
+
+
+def packages(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.deb"))
+
+
+def files(root: Path) -> dict[str, tuple[object, ...]]:
+    """Every file of a root but the temporary ones, with its type, mode, owner, and what it has or
+    points to."""
+    found: dict[str, tuple[object, ...]] = {}
+    device = root.stat().st_dev
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if os.lstat(f"{folder}/{name}").st_dev == device]
+        if folder == f"{root}/var":
+            folders.remove("tmp")
+        for name in folders + names:
+            path = f"{folder}/{name}"
+            status = os.lstat(path)
+            inside = path.removeprefix(str(root))
+            content: object = None
+            if stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(status.st_mode) and not FLEETING.search(inside):
+                content = hashlib.file_digest(open(path, "rb"), "sha1").digest()
+            found[inside] = status.st_mode, status.st_uid, status.st_gid, content
+    return found
+
+
+def settle(machine: Pristine) -> None:
+    """What apt and a boot leave in any machine is there before the comparison begins."""
+    control = machine.work / "empty/DEBIAN/control"
+    control.parent.mkdir(parents=True)
+    control.write_text(
+        "Package: empty\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\n"
+        "Description: nothing\n"
+    )
+    page = machine.work / "empty/usr/share/man/man8/empty.8"  # man-db(8) makes an index of pages
+    page.parent.mkdir(parents=True)
+    page.write_text(".TH EMPTY 8\n.SH NAME\nempty \\- nothing\n")
+    deb = machine.work / "empty.deb"
+    run("dpkg-deb", "--build", str(machine.work / "empty"), str(deb))
+    machine.run(f"apt-get -qy install {deb} && apt-get -qy purge empty")
+    machine.reboot()
+
+
+def test_from_the_installation_to_the_purge(machine: Pristine) -> None:
+    settle(machine)
+    before = files(machine.root)
+    old = packages(PREVIOUS) or packages(BUILT)
+    machine.install(old)
+    (machine.root / "etc/spawn/echo.conf").write_text(SERVICE)
+    machine.run("systemctl daemon-reload && systemctl enable --now spawn@echo.socket")
+    served = under_load(machine, packages(BUILT))["held"]
+    assert len(served) == 250
+    nothing_is_left_over(machine, before)
+
+    marked = under_load(machine, marked_packages(machine))
+    fields = {each["SPAWN_REMOTE_PORT"]: "SPAWN_MARK" in each for each in records(machine, 1000)}
+    assert {fields[port] for port in map(str, marked["held"])} == {False}, "the code begun with"
+    assert {fields[port] for port in map(str, marked["after"])} == {True}, "the new code"
+
+    machine.reboot()
+    assert machine.run("systemctl is-active spawn@echo.socket").stdout == "active\n"
+    assert answer(machine) == "x"
+    machine.install(packages(BUILT))
+    machine.run("apt-get -qy remove spawnhelper")
+    no_unit(machine)
+    machine.run("apt-get -qy purge spawnhelper python3-cysystemd")
+    no_unit(machine)
+    assert machine.state() == "running"
+    left = files(machine.root).keys() - before.keys()
+    assert left == {"/etc/spawn", "/etc/spawn/echo.conf"}, "the administrator's own, and no more"
+    machine.run("rm -r /etc/spawn")
+    machine.reboot()
+    after = files(machine.root)
+    assert {path for path in before.keys() | after if before.get(path) != after.get(path)} == set()
+
+
+def answer(machine: Pristine) -> str:
+    """What a connection to the service says."""
+    return machine.run(f"printf x | socat -t 5 - TCP:127.0.0.1:{PORT}").stdout
+
+
+def no_unit(machine: Pristine) -> None:
+    """No unit of the package is known to systemd any more, and nothing listens."""
+    for listing in ("list-units --all", "list-unit-files"):
+        shown = machine.run(f"systemctl {listing} --plain --no-legend 'spawn*'", check=False).stdout
+        assert [line for line in shown.splitlines() if "not-found" not in line] == []
+    assert f":{PORT}" not in machine.run("ss -Hltn").stdout
+
+
+def nothing_is_left_over(machine: Pristine, before: dict[str, tuple[object, ...]]) -> None:
+    """No file outside dpkg's list but what py3compile(1) made, and no link to nowhere."""
+    new = files(machine.root).keys() - before.keys()
+    known = set(machine.run("dpkg -L spawnhelper python3-cysystemd").stdout.splitlines())
+    unknown = {
+        path
+        for path in new - known - {"/etc/spawn/echo.conf"}
+        if "/__pycache__" not in path and not path.startswith("/var/lib/dpkg/info/")
+    }
+    wants = Path("/etc/systemd/system/sockets.target.wants")
+    enabled = {str(wants), str(wants / "spawn@echo.socket")}
+    assert unknown == enabled
+    links = [path for path in new if (machine.root / path[1:]).is_symlink()]
+    for link in links:
+        machine.run(f"test -e {link}")
+
+
+# 250 connections are held while apt works, and no fewer are made meanwhile and just afterwards.
+LOAD = """
+import json, socket, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+
+def begin():
+    client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
+    client.sendall(b"x")
+    assert client.recv(2) == b"x"
+    return client
+
+def end(client):
+    port = client.getsockname()[1]
+    client.sendall(b"y")
+    assert client.recv(2) == b"y"
+    client.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    client.close()
+    return port
+
+def again(_):
+    ports = []
+    while len(ports) < 60 or upgrade.poll() is None:
+        ports.append(end(begin()))
+        time.sleep(0.02)
+    return ports
+
+held = [begin() for _ in range(250)]
+apt = ["apt-get", "-qy", "install", "--reinstall", "--allow-downgrades", *sys.argv[2:]]
+upgrade = subprocess.Popen(apt, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+with ThreadPoolExecutor(4) as pool:
+    rows = list(pool.map(again, range(4)))
+said = upgrade.stdout.read()
+assert upgrade.returncode == 0, said
+after = [end(begin()) for _ in range(10)]
+print(json.dumps({"held": [end(client) for client in held], "after": after,
+                  "meanwhile": [port for row in rows for port in row]}))
+"""
+
+
+def under_load(machine: Pristine, debs: list[Path]) -> dict[str, list[int]]:
+    """Installs packages while connections are open and others are made; the ports of those that
+    were held, made meanwhile, and made afterwards. Every one is served, and recorded."""
+    earlier = len(records(machine, 0))
+    code = machine.work / "load.py"
+    code.write_text(LOAD)
+    done = machine.run(f"python3 {code} {PORT} {' '.join(map(str, debs))}")
+    ports: dict[str, list[int]] = json.loads(done.stdout.splitlines()[-1])
+    count = sum(map(len, ports.values()))
+    assert count >= 500
+    found = records(machine, earlier + count)[earlier:]
+    assert len(found) == count
+    assert {each["SPAWN_RESULT"] for each in found} == {"success"}
+    return ports
+
+
+def records(machine: Pristine, count: int) -> list[dict[str, Any]]:
+    """The service's records, once there are so many."""
+    show = "journalctl --sync; journalctl -q -o json SPAWN_SERVICE=echo"
+    lines = until(
+        lambda: found if len(found := machine.run(show).stdout.splitlines()) >= count else []
+    )
+    return [json.loads(line) for line in lines]
+
+
+def marked_packages(machine: Pristine) -> list[Path]:
+    """A later version, whose records say so, and whose files do not work with those of now."""
+    (deb,) = BUILT.glob("spawnhelper_*.deb")
+    tree = machine.work / "marked"
+    run("dpkg-deb", "--raw-extract", str(deb), str(tree))
+    edits = {
+        tree / MODULES / "record.py": [
+            ('f"SPAWN_RESULT={result}",', 'f"SPAWN_RESULT={result}", "SPAWN_MARK=1",'),
+            ("def of_end(", "def of_an_end("),
+        ],
+        tree / MODULES / "connection.py": [("record.of_end(", "record.of_an_end(")],
+        tree / "DEBIAN/control": [("\nVersion: ", "\nVersion: 9")],
+    }
+    for file, changes in edits.items():
+        text = file.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        file.write_text(text)
+    later = machine.work / "later.deb"
+    run("dpkg-deb", "--build", "--root-owner-group", str(tree), str(later))
+    return [later]
+
+
+def test_lintian() -> None:
+    (changes,) = BUILT.glob("*.changes")
+    check = ["lintian", "--pedantic", "--info", "--allow-root", "--fail-on=error,warning"]
+    done = run(*check, str(changes), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+
+
+def test_autopkgtest(tmp_path: Path) -> None:
+    (source,) = BUILT.glob("*.dsc")
+    unpacked = str(tmp_path / "source")
+    run("dpkg-source", "--extract", str(source), unpacked)
+    # A test may do anything to this machine, but "null" does not know that.
+    options = ["--no-built-binaries", "--ignore-restrictions=isolation-container"]
+    done = run("autopkgtest", *options, unpacked, "--", "null", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "page", ["5/spawn.conf.5", "8/spawnhelper.8", "1/spawnctl.1", "8/spawn-generator.8"]
+)
+def test_manual_pages_are_rendered_without_a_warning(page: str) -> None:
+    file = f"/usr/share/man/man{page}.gz"
+    done = run("man", "--warnings", "--encoding=UTF-8", "-Tutf8", "--local-file", file)
+    assert done.stderr == ""
+    assert len(done.stdout) > 1000
+
+
+@pytest.mark.skipif(systemd_version() < 257, reason="before 255 a directive of ours is unknown")
+def test_systemd_analyze_is_silent(tmp_path: Path) -> None:
+    units = Path("/usr/lib/systemd/system").glob("spawn*")
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    Path("/etc/spawn/verify.conf").write_text(SERVICE)
+    try:
+        generator = "/usr/lib/systemd/system-generators/spawn-generator"
+        run(generator, *[str(generated)] * 3)
+        for unit in units:
+            if "@" in unit.name:  # a template is verified as an instance
+                copy = tmp_path / unit.name.replace("@", "@verify")
+                shutil.copy(unit, copy)
+        for drop_in in generated.iterdir():
+            shutil.copytree(drop_in, tmp_path / drop_in.name)
+        for unit in sorted(tmp_path.glob("spawn*@verify.*")):
+            if unit.is_file():
+                done = run("systemd-analyze", "verify", str(unit), check=False)
+                assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    finally:
+        Path("/etc/spawn/verify.conf").unlink()
