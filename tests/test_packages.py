@@ -9,13 +9,13 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nested
 import pytest
-from conftest import in_machine, run, systemd_version, until
+from conftest import Installed, in_machine, run, systemd_version, until
 from nested import BUILT, PREVIOUS, Pristine
 
 pytestmark = in_machine
@@ -286,3 +286,62 @@ def test_systemd_analyze_is_silent(tmp_path: Path) -> None:
                 assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     finally:
         Path("/etc/spawn/verify.conf").unlink()
+
+
+BASH = """
+. /usr/share/bash-completion/bash_completion
+_completion_loader spawnctl 2>/dev/null || _comp_load spawnctl
+COMP_WORDS=({words} '')
+COMP_WORDS[-1]={last}
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+COMP_LINE="${{COMP_WORDS[*]}}" COMP_POINT=${{#COMP_LINE}}
+$(complete -p spawnctl | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+# zsh(1) completes for an editor alone: one in a terminal of its own.
+ZSH = """
+zmodload zsh/zpty
+zpty -b z zsh -f -i
+zpty -w z 'PROMPT=; autoload -Uz compinit; compinit -u; zstyle ":completion:*" list-prompt ""'
+zpty -w z 'LISTMAX=0; setopt no_beep; bindkey "^I" list-choices; echo ready'
+sleep 0.5
+zpty -w -n z $'{words} {last}\\t'
+sleep 0.5
+while zpty -r -t z line; do print -r -- $line; done
+"""
+COMPLETIONS = [
+    ("spawnctl", "", {"check", "list", "log", "run", "stats", "status"}),
+    ("spawnctl", "st", {"stats", "status"}),
+    ("spawnctl log --result", "exit", {"exit-code"}),
+    ("spawnctl log --user", "nobo", {"nobody"}),
+]
+
+
+def completed(shell: str, words: str, last: str) -> set[str]:
+    """What the shell offers for the last word."""
+    script = {"bash": BASH, "zsh": ZSH}[shell].format(words=words, last=last)
+    return set(run(shell, "-c", script, env=os.environ | {"TERM": "dumb"}).stdout.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(("words", "last", "expected"), COMPLETIONS)
+def test_completion(shell: str, words: str, last: str, expected: set[str]) -> None:
+    found = completed(shell, words, last)
+    assert found == expected if shell == "bash" else found >= expected, found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_of_services(shell: str, service: Callable[..., Installed]) -> None:
+    names = {service("User=nobody\nArgv=/bin/true\n", start=False).name for _ in range(2)}
+    start = f"t{os.getpid()}-"
+    masked = Path(f"/etc/spawn/{start}-masked.conf")
+    masked.symlink_to("/dev/null")
+    try:
+        for verb in ("status", "log -f", "check"):
+            found = completed(shell, f"spawnctl {verb}", start)
+            assert names <= found
+            assert masked.stem not in found
+        assert completed("bash", "spawnctl check", "/etc/spaw") == {"/etc/spawn"}
+        assert completed("bash", "spawnctl stats -D", "/etc/spaw") == {"/etc/spawn"}
+    finally:
+        masked.unlink()
