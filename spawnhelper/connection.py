@@ -57,6 +57,10 @@ def main(arguments: list[str]) -> int:
         who = identity.resolve(settings)
         identity.check_reach(settings, who)
         program = command.find(settings)
+        if settings.max_commands is not None:
+            from spawnhelper import turns
+
+            turns.wait(settings, connection)
         if settings.banner is not None:
             from spawnhelper import banner
 

@@ -29,6 +29,7 @@ class Connection:
     address written as IPv4; None for AF_UNIX, and for a remote end that nobody knows any more.
     path: the listener's path for AF_UNIX, an abstract one with @ for NUL. peer: pid, uid and gid
     for AF_UNIX. proxy: the real peer, or the path, once a proxy has said who the ends are.
+    waited: microseconds until it had its turn, with MaxCommands=.
     Attributes that do not apply are None. read, written: bytes that the helper itself has taken
     from the connection, or has put there.
     """
@@ -43,6 +44,7 @@ class Connection:
         "remote",
         "service",
         "socket",
+        "waited",
         "written",
     )
 
@@ -55,6 +57,7 @@ class Connection:
         self.path: str | None = None
         self.peer: tuple[int, int, int] | None = None
         self.proxy: tuple[str, int] | None = None
+        self.waited: int | None = None
         self.read = 0
         self.written = 0
         if self.family == socket.AF_UNIX:

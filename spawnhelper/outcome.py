@@ -24,6 +24,7 @@ STOPPED = "stopped"
 ENDED = (SUCCESS, EXIT_CODE, SIGNAL, CORE_DUMP, TIME_LIMIT, IDLE_LIMIT, SIZE_LIMIT, STOPPED)
 # ... or never ran.
 REFUSED = "refused"
+QUEUE_LIMIT = "queue-limit"
 HEALTH_CHECK = "health-check"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"

@@ -1,4 +1,4 @@
-"""Waiting for a client without a command to wait for. Loaded where that can be."""
+"""Waiting without a command to wait for. Loaded where that can be."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import signal
+    from collections.abc import Iterable
 else:
     import _signal as signal
     import posix as os
 
 NSEC_PER_MSEC = 1_000_000
-# Milliseconds between two looks for a stop, which is held back before and after the command.
-SLICE = 200
+LONGEST_PAUSE = 3_600_000  # milliseconds; poll(2) takes no more than an int of them
 
 
 def until_ready(descriptor: int, event: int, deadline: int) -> bool:
@@ -26,13 +26,36 @@ def until_ready(descriptor: int, event: int, deadline: int) -> bool:
 
     Raises Refusal when the unit is stopped meanwhile.
     """
+    return bool(until_any([(descriptor, event)], deadline, "the client"))
+
+
+def until_any(awaited: Iterable[tuple[int, int]], deadline: int | None, what: str) -> list[int]:
+    """The descriptors whose events of poll(2) have come, none where the deadline came first.
+
+    what: is waited for. Raises Refusal when the unit is stopped meanwhile.
+    """
     poll = select.poll()
-    poll.register(descriptor, event)
-    while True:
-        if not signal.sigpending().isdisjoint(STOPS):
-            raise Refusal(STOPPED, os.EX_OK, "stopped while waiting for the client")
-        left = (deadline - time.monotonic_ns()) // NSEC_PER_MSEC
-        if poll.poll(min(SLICE, max(0, left))):
-            return True
-        if left <= 0:
-            return False
+    for descriptor, event in awaited:
+        poll.register(descriptor, event)
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    poll.register(woken, select.POLLIN)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    usual = [signal.signal(number, lambda *_: None) for number in STOPS]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    try:
+        while True:
+            left = LONGEST_PAUSE
+            if deadline is not None:  # no earlier than it says
+                left = -((time.monotonic_ns() - deadline) // NSEC_PER_MSEC)
+            ready = [descriptor for descriptor, _ in poll.poll(min(LONGEST_PAUSE, max(0, left)))]
+            if woken in ready:
+                raise Refusal(STOPPED, os.EX_OK, f"stopped while waiting for {what}")
+            if ready or left <= 0:
+                return ready
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        for number, handler in zip(STOPS, usual, strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(woken)
+        os.close(wake)

@@ -39,6 +39,7 @@ MESSAGE_IDS = {
     outcome.IDLE_LIMIT: "12dac95bcf73449cafaa19f800fda2cd",
     outcome.SIZE_LIMIT: "d3e9365e992440b29304bb1215ad2ce5",
     outcome.REFUSED: "9a08dd40f5fc44b68a970c1f9b6c045e",
+    outcome.QUEUE_LIMIT: "3b9101072f0a4911964aa68b88ff4ad6",
     outcome.HEALTH_CHECK: "4dff3ed01f404c999bce221520be0124",
     outcome.STOPPED: "4f36f34725fd4506a74d6421464bd408",
     outcome.CONFIG: "7dd1571c878e4f5bbf5ca3bc9f9fccf4",
@@ -78,9 +79,12 @@ def of_end(
         f"SPAWN_CPU_USEC={ended.cpu}",
         f"SPAWN_MAXRSS_BYTES={ended.peak}",
     ]
-    for field, count in zip(("SPAWN_BYTES_IN", "SPAWN_BYTES_OUT"), traffic, strict=True):
-        if count is not None:
-            fields.append(f"{field}={count}")
+    measures = {
+        "SPAWN_WAITED_USEC": connection.waited,
+        "SPAWN_BYTES_IN": traffic[0],
+        "SPAWN_BYTES_OUT": traffic[1],
+    }
+    fields += [f"{field}={count}" for field, count in measures.items() if count is not None]
     return fields
 
 
@@ -96,7 +100,8 @@ def of_refusal(
     client = f", client {_client(connection)}" if connection else ""
     what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
     sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
-    priority = WARNING if refusal.result == outcome.REFUSED else ERR
+    turned_away = refusal.result in (outcome.REFUSED, outcome.QUEUE_LIMIT)
+    priority = WARNING if turned_away else ERR
     if refusal.result in outcome.HARMLESS:
         priority = NOTICE
     fields = _head(sentence, priority, refusal.result, service)

@@ -45,6 +45,8 @@ class Service:
     kill_delay: int
     idle_limit: int | None
     size_limit: int | None
+    max_commands: int | None
+    queue_limit: int | None
     standard_error: str
     environment: dict[str, str]
     pass_environment: list[str]

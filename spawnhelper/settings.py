@@ -206,6 +206,27 @@ SETTINGS = (
         "pipe(8) size",
     ),
     Setting(
+        "MaxCommands",
+        "max_commands",
+        quantities.integer(1, 1000),
+        None,
+        "as many as MaxConnections=",
+        "How many commands of the service run at a time, up to 1000. Further connections wait for "
+        "their turn, in the order in which they came, and count against MaxConnections= meanwhile. "
+        "Banner= is for those whose turn it is.",
+        "Postfix master(5) maxproc",
+    ),
+    Setting(
+        "QueueLimit",
+        "queue_limit",
+        quantities.time_span,
+        100 * SECOND,
+        "100s",
+        "How long a connection waits for its turn, where there is a MaxCommands=. Then it is "
+        "closed. 0 means that it does not wait.",
+        "postconf(5) smtpd_policy_service_timeout",
+    ),
+    Setting(
         "StandardError",
         "standard_error",
         values.one_of("socket", "journal", "null"),
@@ -345,7 +366,7 @@ SETTINGS = (
         None,
         "",
         "A file of up to 64 KiB that the client gets instead, if AllowFrom=, DenyFrom=, "
-        "AccessTimes= or ProxyFrom= refuse it.",
+        "AccessTimes= or ProxyFrom= refuse it, or QueueLimit= is over.",
         "xinetd.conf(5) banner_fail",
     ),
     Setting(

@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
         return os.EX_UNAVAILABLE
     addresses = options.listen or [each.place for each in listeners.claimed(file)]
     passed = [*command.EXPORTED, *settings.pass_environment]
+    if settings.max_commands is not None:
+        passed.append("XDG_RUNTIME_DIR")
     arguments = [
         ACTIVATOR,
         "--accept",

@@ -1,0 +1,211 @@
+"""Waiting one's turn: MaxCommands= and QueueLimit=. Loaded where there is a MaxCommands=.
+
+Each helper of a service has a number, and a socket with that number and its process id as its name
+in the service's folder. Numbers never come again. The helpers with the lowest ones have their
+turn, as many as MaxCommands= says; who ends, in whatever way, is out of the count. Nobody else
+keeps it, so that there is nothing to go wrong with it.
+
+Who waits first watches those whose turn it is; who waits further back is connected to the one
+before, who hangs up when its own turn has come.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import select
+import time
+from posix import environ
+
+from spawnhelper import banner
+from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal
+from spawnhelper.patience import until_any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    import socket
+
+    from spawnhelper.inherited import Connection
+    from spawnhelper.service import Service
+else:
+    import _socket as socket
+    import posix as os
+
+FOLDER = "/run/spawn/turns"
+LAST = ".last"  # the file with the last number that was given
+NSEC_PER_USEC = 1_000
+MOST_WAITING = 4096  # net.core.somaxconn
+
+
+def wait(service: Service, connection: Connection) -> None:
+    """Returns when it is this connection's turn, which it has until this process ends.
+
+    Raises Refusal when QueueLimit= is over before, the client goes away, or the unit is stopped.
+    """
+    assert service.max_commands is not None
+    begun = time.monotonic_ns()
+    deadline = None
+    if service.queue_limit is not None:
+        deadline = begun + service.queue_limit * NSEC_PER_USEC
+    folder = _folder()
+    try:
+        place = Place(_opened(folder, service.name))
+        client = connection.socket.fileno()
+        while awaited := place.before(service.max_commands):
+            # That the client is gone poll(2) says by itself.
+            ready = until_any([(client, 0), *awaited], deadline, "its turn")
+            if client in ready:
+                raise _refusal(service, "the client went away")
+            if not ready:
+                raise _refusal(service, "QueueLimit= was over")
+        place.enter()
+    except OSError as error:
+        sentence = f"MaxCommands= cannot be kept in {folder}: {error.strerror}"
+        raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
+    connection.waited = (time.monotonic_ns() - begun) // NSEC_PER_USEC
+
+
+class Place:
+    """This process's place among a service's helpers. folder: a descriptor of their folder."""
+
+    def __init__(self, folder: int) -> None:
+        self.folder = folder
+        self._watched: list[int] = []
+        self._ahead: socket.socket | None = None
+        self._behind: list[socket.socket] = []
+        self._own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        last = os.open(LAST, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            fcntl.flock(last, fcntl.LOCK_EX)
+            number = int(os.read(last, 20) or b"0") + 1
+            os.pwrite(last, b"%020d" % number, 0)
+            self.name = f"{number:020}-{os.getpid()}"
+            self._own.bind(self._path(self.name))
+            self._own.listen(MOST_WAITING)
+        finally:
+            os.close(last)
+        atexit.register(self._leave)
+
+    def before(self, most: int) -> list[tuple[int, int]]:
+        """What to watch with poll(2), as descriptors and events: nothing when it is this process's
+        turn."""
+        self._accept()
+        while True:
+            self._forget()
+            earlier = self._earlier()
+            if len(earlier) < most:
+                return []
+            if len(earlier) == most:
+                if not all(self._watch(name) for name in earlier):
+                    continue
+                ahead = self._watched
+            else:
+                self._ahead = self._connected(earlier[-1])
+                # It may have had its turn in between, and not have known of us.
+                if self._ahead is None or len(self._earlier()) != len(earlier):
+                    continue
+                ahead = [self._ahead.fileno()]
+            return [(each, select.POLLIN) for each in (*ahead, self._own.fileno())]
+
+    def enter(self) -> None:
+        """Tells whoever is next that this process does not wait any more."""
+        self._forget()
+        self._accept()
+        self._behind.clear()
+        self._own.listen(0)  # for those who want to know whether this process lives
+
+    def _earlier(self) -> list[str]:
+        """Who came before, in order."""
+        return sorted(name for name in os.listdir(self.folder) if LAST < name < self.name)
+
+    def _accept(self) -> None:
+        """Keeps who is connected; most often there is one at most."""
+        poll = select.poll()
+        for each in self._behind:
+            poll.register(each, 0)
+        gone = {descriptor for descriptor, _ in poll.poll(0)}
+        self._behind = [each for each in self._behind if each.fileno() not in gone]
+        try:
+            while True:
+                accepted, _ = self._own._accept()  # type: ignore[attr-defined]  # of _socket
+                self._behind.append(socket.socket(fileno=accepted))
+        except BlockingIOError:
+            pass
+
+    def _watch(self, name: str) -> bool:
+        """Whether there is such a process, whose end is watched from now on."""
+        try:
+            self._watched.append(os.pidfd_open(int(name.partition("-")[2])))
+        except ProcessLookupError:
+            pass
+        return self._connected(name) is not None  # else it is another one with that number
+
+    def _connected(self, name: str) -> socket.socket | None:
+        """A socket that is connected to the one with this name; None if nobody is there, and then
+        the name is taken away."""
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            other.connect(self._path(name))
+        except BlockingIOError:
+            pass  # others are waiting for an answer that nobody will give: somebody lives
+        except FileNotFoundError:
+            return None
+        except ConnectionRefusedError:
+            try:
+                os.unlink(name, dir_fd=self.folder)
+            except FileNotFoundError:
+                pass
+            return None
+        return other
+
+    def _path(self, name: str) -> str:
+        """A path that is short enough for a socket, wherever the folder is."""
+        return f"/proc/self/fd/{self.folder}/{name}"
+
+    def _forget(self) -> None:
+        for descriptor in self._watched:
+            os.close(descriptor)
+        self._watched.clear()
+        self._ahead = None
+
+    def _leave(self) -> None:
+        try:
+            os.unlink(self.name, dir_fd=self.folder)
+        except OSError:
+            pass  # then whoever waits finds out
+
+
+def _folder() -> str:
+    """The folder of the folders of services."""
+    if os.geteuid() == 0:
+        return FOLDER
+    own = environ.get(b"XDG_RUNTIME_DIR", b"").decode(errors="surrogateescape")
+    if not own:
+        raise Refusal(RESOURCES, os.EX_NOPERM, "MaxCommands= needs root, or $XDG_RUNTIME_DIR")
+    return f"{own}/spawn-turns"
+
+
+def _opened(folder: str, name: str) -> int:
+    """A descriptor of the folder for a service's helpers, which is made if need be."""
+    for path, mode in (
+        (folder.rpartition("/")[0], 0o755),
+        (folder, 0o700),
+        (f"{folder}/{name}", 0o700),
+    ):
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            pass
+    return os.open(f"{folder}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _refusal(service: Service, cause: str) -> Refusal:
+    sentence = f"{cause} while MaxCommands={service.max_commands} commands ran"
+    problems = [service.problem("MaxCommands", sentence)]
+    answer = b""
+    try:
+        answer = banner.for_refused(service)
+    except Refusal as broken:  # a broken banner does not hide why there was to be one
+        problems += broken.problems
+    return Refusal(QUEUE_LIMIT, os.EX_OK, problems=tuple(problems), answer=answer)

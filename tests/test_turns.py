@@ -1,0 +1,254 @@
+"""MaxCommands= and QueueLimit=: never more at a time, everybody in turn, and no turn lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import Installed, connection_units, in_machine, reset, run, until
+
+pytestmark = in_machine
+
+FOLDER = Path("/run/spawn/turns")
+CAT = "User=nobody\nArgv=/bin/cat\n"
+
+
+def speak(client: socket.socket, word: bytes = b"x") -> None:
+    """Has cat answer, which is running then."""
+    client.sendall(word)
+    assert client.recv(len(word)) == word
+
+
+def silent(client: socket.socket) -> bool:
+    """Whether nothing comes for a while."""
+    client.settimeout(0.3)
+    try:
+        return client.recv(1) == b"never"
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(30)
+
+
+def waiting(there: Installed) -> list[str]:
+    """The places that are taken, by their numbers."""
+    return sorted(each.name for each in (FOLDER / there.name).glob("[0-9]*"))
+
+
+def in_line(there: Installed, count: int) -> list[socket.socket]:
+    """So many connections, each of which has its place before the next one comes."""
+    clients: list[socket.socket] = []
+    taken = len(waiting(there))
+    while len(clients) < count:
+        clients.append(there.connect())
+        assert until(lambda: len(waiting(there)) == taken + len(clients))
+    return clients
+
+
+def helpers() -> list[int]:
+    """The helpers that live, in the order of their connections."""
+    units = sorted(connection_units(), key=lambda unit: int(unit.partition("@")[2].split("-")[0]))
+    show = ["systemctl", "show", "--property=MainPID", "--value"]
+    return [int(run(*show, unit).stdout) for unit in units]
+
+
+def test_in_order_and_never_more(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=2\n")
+    clients = in_line(there, 5)
+    for client in clients:
+        client.sendall(b"x")
+    for running in (0, 1, 2):
+        for client in clients[running : running + 2]:
+            assert client.recv(1) == b"x"
+            client.sendall(b"x")
+        assert all(silent(client) for client in clients[running + 2 :])
+        clients[running].close()
+    for client in clients[3:]:
+        assert client.recv(1) == b"x"
+        client.close()
+    waited = [int(each["SPAWN_WAITED_USEC"]) for each in there.records(5)]
+    assert all(each < 1_000_000 for each in waited[:2])
+    assert until(lambda: waiting(there) == [])
+
+
+def test_a_turn_is_worth_having_at_once(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    first, second = in_line(there, 2)
+    speak(first)
+    first.close()
+    begun = time.monotonic()
+    speak(second)
+    assert time.monotonic() - begun < 1
+    second.close()
+    there.records(2)
+
+
+def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) -> None:
+    banner = tmp_path / "busy"
+    banner.write_text("421 busy\r\n")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    keys = f"MaxCommands=1\nQueueLimit=1s\nBannerRefused={banner}\n"
+    there = service(CAT + keys)
+    (first,) = in_line(there, 1)
+    speak(first)
+    begun = time.monotonic()
+    assert there.talk() == b"421 busy\r\n"
+    assert 1 <= time.monotonic() - begun < 5
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "queue-limit"
+    assert record["PRIORITY"] == "4"
+    assert record["CONFIG_FILE"] == str(there.file)
+    assert record["CONFIG_LINE"] == "7"
+    place = f"{there.file}:7: "
+    sentence = f"{place}QueueLimit= was over while MaxCommands=1 commands ran, client "
+    assert record["MESSAGE"].startswith(f"{there.name}: no command was run: {sentence}")
+    there.write(CAT + keys.replace("1s", "0"))
+    begun = time.monotonic()
+    assert there.talk() == b"421 busy\r\n"
+    assert time.monotonic() - begun < 1
+    first.close()
+    assert until(lambda: waiting(there) == [])
+    assert there.talk(b"y") == b"y", "with QueueLimit=0 as well, if it is one's turn"
+
+
+def test_a_banner_is_for_those_whose_turn_it_is(
+    service: Callable[..., Installed], tmp_path: Path
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "hello").write_text("hello")
+    there = service(f"{CAT}MaxCommands=1\nBanner={tmp_path}/hello\n")
+    first, second = in_line(there, 2)
+    assert first.recv(5) == b"hello"
+    assert silent(second)
+    first.close()
+    assert second.recv(5) == b"hello"
+    second.close()
+    there.records(2)
+
+
+def test_a_dead_holder_gives_its_turn_back(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=2\n")
+    clients = in_line(there, 4)
+    for client in clients[:2]:
+        speak(client)
+    os.kill(helpers()[0], signal.SIGKILL)
+    speak(clients[2])
+    assert silent(clients[3])
+    os.kill(helpers()[0], signal.SIGKILL)
+    speak(clients[3])
+    # What those two could not take with them is noticed by who has to wait.
+    late = in_line(there, 1)[0]
+    assert silent(late)
+    for client in clients:
+        client.close()
+    speak(late)
+    late.close()
+    assert until(lambda: waiting(there) == [])
+
+
+def test_who_is_killed_while_waiting_holds_nobody_up(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    clients = in_line(there, 4)
+    speak(clients[0])
+    _, second, third, _ = helpers()
+    os.kill(third, signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
+    assert silent(clients[3])
+    clients[0].close()
+    speak(clients[3])
+    for client in clients:
+        client.close()
+    assert until(lambda: waiting(there) == [])
+
+
+def test_a_client_that_goes_away_leaves_the_line(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    first, second, third = in_line(there, 3)
+    speak(first)
+    reset(second)
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "queue-limit"
+    assert "the client went away while MaxCommands=1 commands ran" in record["MESSAGE"]
+    first.close()
+    speak(third)
+    third.close()
+
+
+def test_a_stop_ends_the_wait(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    first, _second = in_line(there, 2)
+    speak(first)
+    begun = time.monotonic()
+    os.kill(helpers()[1], signal.SIGTERM)  # as systemd does
+    record = there.record()
+    assert time.monotonic() - begun < 2
+    assert record["SPAWN_RESULT"] == "stopped"
+    sentence = f"{there.name}: no command was run: stopped while waiting for its turn, client "
+    assert record["MESSAGE"].startswith(sentence)
+    first.close()
+
+
+def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None:
+    """300 connections, 7 commands at a time: counted by the commands themselves."""
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    script = f"touch {tmp_path}/$$; ls {tmp_path} | wc -l; sleep 0.02; rm {tmp_path}/$$"
+    there = service(
+        f"User=nobody\nArgv=/bin/sh -c '{script.replace('$', '$')}'\nMaxCommands=7\n",
+        socket_section="MaxConnections=400",
+    )
+    clients = [there.connect() for _ in range(300)]
+    counts = [int(client.makefile().read()) for client in clients]
+    assert max(counts) <= 7
+    assert max(counts) >= 3
+    results = [each["SPAWN_RESULT"] for each in there.records(300)]
+    assert results == ["success"] * 300
+    assert until(lambda: waiting(there) == [])
+
+
+def test_services_do_not_wait_for_each_other(service: Callable[..., Installed]) -> None:
+    one, other = (service(f"{CAT}MaxCommands=1\n") for _ in range(2))
+    with one.connect() as first, other.connect() as second:
+        speak(first)
+        speak(second)
+
+
+def test_where_turns_cannot_be_kept(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / there.name).write_text("")
+    try:
+        assert there.talk() == b""
+        record = there.record()
+        assert record["SPAWN_RESULT"] == "resources"
+        assert "MaxCommands= cannot be kept in /run/spawn/turns: Not a dir" in record["MESSAGE"]
+    finally:
+        (FOLDER / there.name).unlink()
+
+
+def test_in_the_foreground(tmp_path: Path) -> None:
+    file = tmp_path / "turn.conf"
+    listen = "[Socket]\nListenStream=127.0.0.1:10777\n"
+    file.write_text(f"{listen}[Spawn]\nUser=nobody\nArgv=/bin/echo hello\nMaxCommands=1\n")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    for setting, expected in (
+        ("", "needs root, or $XDG_RUNTIME_DIR"),
+        (f"{tmp_path}/run", "hello"),
+    ):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run").chmod(0o777)
+        variables = [f"XDG_RUNTIME_DIR={setting}"] if setting else []
+        shell = (
+            f"timeout -s INT 3 spawnctl run {file} & sleep 1; socat -u TCP:127.0.0.1:10777 -; wait"
+        )
+        nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        done = run(*nobody, "env", *variables, "sh", "-c", shell, check=False)
+        assert expected in done.stdout + done.stderr
