@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
             banner.greet(settings, connection)
         process = command.start(settings, who, connection, program)
 
-        from spawnhelper import record, traffic
+        from spawnhelper import record, refused, traffic
         from spawnhelper.supervise import Supervision
 
         relay: Relay | None = None
@@ -88,6 +88,8 @@ def main(arguments: list[str]) -> int:
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
+        if unit and refused.may_be(settings.max_connections) and (count := refused.unsaid(name)):
+            record.write(record.of_refused(settings, count), foreground=foreground)
         if supervision.result == SIZE_LIMIT and not supervision.stopped:
             linger.linger(connection.socket, *linger.AFTER_ANSWER)
         return 0

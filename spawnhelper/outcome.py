@@ -29,10 +29,11 @@ HEALTH_CHECK = "health-check"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"
 RESOURCES = "resources"
-# No connection: a listener that had failed is back, or cannot be.
+# No connection: a listener that had failed is back, or cannot be; or systemd refused connections.
 LISTENING_AGAIN = "listening-again"
 CANNOT_LISTEN = "cannot-listen"
-LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN)
+CONNECTION_LIMIT = "connection-limit"
+LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN, CONNECTION_LIMIT)
 # Nothing to look after.
 HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
 

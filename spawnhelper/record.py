@@ -46,6 +46,7 @@ MESSAGE_IDS = {
     outcome.EXEC_FAILED: "7b844c7f1c6747a6b6ed96070e2a6768",
     outcome.LISTENING_AGAIN: "48dee8c41ebb46f9a3a41a25151077ac",
     outcome.CANNOT_LISTEN: "b533fad5fae249b3bcaa5966df54e719",
+    outcome.CONNECTION_LIMIT: "121e791680c34c93bbb3a8a9df0c5fe8",
     outcome.RESOURCES: "6d24db39081741f280f7c672e37e4449",
 }
 
@@ -128,6 +129,19 @@ def of_listener(name: str, unit: str, result: str) -> list[str]:
         *_head(f"{name}: {unit} {fate}", WARNING, result),
         f"SPAWN_SERVICE={name}",
         f"SPAWN_UNIT={unit}",
+    ]
+
+
+def of_refused(service: Service, count: int) -> list[str]:
+    """The fields for connections that systemd refused: how many since this was last said."""
+    unit = f"spawn@{service.name}.socket"
+    were = "connection was" if count == 1 else "connections were"
+    sentence = f"{count} {were} refused above MaxConnections={service.max_connections}"
+    return [
+        *_head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),
+        f"SPAWN_SERVICE={service.name}",
+        f"SPAWN_UNIT={unit}",
+        f"SPAWN_REFUSED={count}",
     ]
 
 

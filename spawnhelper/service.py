@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("Socket", "Spawn")
 MOST_PROBLEMS = 50
+MAX_CONNECTIONS = 256  # of spawn@.socket
 OURS = {
     "Accept": "each connection has a process of its own",
     "Service": "spawn@.service serves every connection",
@@ -33,7 +34,8 @@ NOT_STREAMS = (
 
 class Service:
     """What a service's files say. The attributes are those of the settings table, times in
-    microseconds, sizes in bytes; None is a limit that is off, or a value that is left open."""
+    microseconds, sizes in bytes; None is a limit that is off, or a value that is left open.
+    max_connections: what systemd goes by, as far as the service's files say."""
 
     user: tuple[str, str | None]
     group: str | None
@@ -67,10 +69,12 @@ class Service:
     log: str
     syslog_identifier: str | None
     syslog_facility: int
+    max_connections: int
 
     def __init__(self, name: str, file: str) -> None:
         self.name = name
         self.file = file
+        self.max_connections = MAX_CONNECTIONS
         self.given: dict[str, list[Assignment]] = {}
         for setting in SETTINGS:
             setattr(self, setting.attribute, setting.default)
@@ -105,6 +109,9 @@ def load(file: str) -> Service:
     has."""
     assignments, problems = read(file)
     service, further = _follow(file, assignments)
+    for each in assignments:
+        if each.key == "MaxConnections" and each.section == "Socket" and each.value.isdecimal():
+            service.max_connections = int(each.value)
     problems += further + _socket_problems(file, assignments)
     if problems:
         # What is missing comes last: it may be what a line was meant for.

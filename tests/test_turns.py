@@ -5,11 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Installed, connection_units, in_machine, reset, run, until
+import pytest
+from conftest import (
+    Installed,
+    connect,
+    connection_units,
+    free_port,
+    in_machine,
+    read_all,
+    reset,
+    run,
+    until,
+)
 
 pytestmark = in_machine
 
@@ -233,22 +245,37 @@ def test_where_turns_cannot_be_kept(service: Callable[..., Installed]) -> None:
         (FOLDER / there.name).unlink()
 
 
-def test_in_the_foreground(tmp_path: Path) -> None:
-    file = tmp_path / "turn.conf"
-    listen = "[Socket]\nListenStream=127.0.0.1:10777\n"
-    file.write_text(f"{listen}[Spawn]\nUser=nobody\nArgv=/bin/echo hello\nMaxCommands=1\n")
+@pytest.mark.parametrize("known", [False, True], ids=["nowhere", "run-user"])
+def test_in_the_foreground(known: bool, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    for setting, expected in (
-        ("", "needs root, or $XDG_RUNTIME_DIR"),
-        (f"{tmp_path}/run", "hello"),
-    ):
-        (tmp_path / "run").mkdir(exist_ok=True)
-        (tmp_path / "run").chmod(0o777)
-        variables = [f"XDG_RUNTIME_DIR={setting}"] if setting else []
-        shell = (
-            f"timeout -s INT 3 spawnctl run {file} & sleep 1; socat -u TCP:127.0.0.1:10777 -; wait"
-        )
-        nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        done = run(*nobody, "env", *variables, "sh", "-c", shell, check=False)
-        assert expected in done.stdout + done.stderr
+    place = tmp_path / "run"
+    place.mkdir()
+    place.chmod(0o777)
+    file = tmp_path / "turn.conf"
+    port = free_port()
+    file.write_text(
+        f"[Socket]\nListenStream=127.0.0.1:{port}\n"
+        "[Spawn]\nUser=nobody\nArgv=/bin/echo hello\nMaxCommands=1\n"
+    )
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    command = [*nobody, "env", f"XDG_RUNTIME_DIR={place if known else ''}", "spawnctl", "run"]
+    with subprocess.Popen([*command, str(file)], stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        try:
+            answer = until(lambda: greeting(port))
+            said = served.stderr.readline()
+        finally:
+            served.terminate()
+    assert answer == (b"hello\n" if known else b"-")
+    assert known or "no command was run: MaxCommands= needs root, or $XDG_RUNTIME_DIR" in said
+    assert not known or (place / "spawn-turns/turn").is_dir()
+
+
+def greeting(port: int) -> bytes:
+    """What the service says, "-" for nothing; b"" as long as it is not there."""
+    try:
+        with connect(("127.0.0.1", port)) as client:
+            return read_all(client) or b"-"
+    except ConnectionRefusedError:
+        return b""

@@ -198,6 +198,32 @@ def test_stopping_the_socket_ends_the_attempts(service: Callable[..., Installed]
         assert until(lambda: run(*state).stdout == "dead\n"), run(*state).stdout
 
 
+def test_connections_above_the_limit_are_said_once(service: Callable[..., Installed]) -> None:
+    full = service(ECHO, socket_section="MaxConnections=2")
+    for refused in (300, 1):
+        with full.connect() as one, full.connect() as two:
+            for client in (one, two):
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+            for _ in range(refused):
+                with full.connect() as third:
+                    assert read_all(third) == b""
+        assert until(lambda: not connection_units())
+        found = [each for each in journal(f"SPAWN_SERVICE={full.name}") if "SPAWN_REFUSED" in each]
+        were = "connections were" if refused > 1 else "connection was"
+        assert found[-1]["MESSAGE"] == (
+            f"{full.name}: {refused} {were} refused above MaxConnections=2"
+        )
+        assert found[-1]["SPAWN_RESULT"] == "connection-limit"
+        assert found[-1]["SPAWN_REFUSED"] == str(refused)
+        assert full.talk(b"next") == b"next"
+        assert until(lambda: not connection_units())
+    assert len(found) == 2
+    assert [
+        each for each in journal(f"UNIT={full.socket_unit}") if "Too many" in each["MESSAGE"]
+    ] == []
+
+
 def test_a_burst_is_answered_and_does_not_end_the_listener(
     service: Callable[..., Installed],
 ) -> None:
