@@ -190,3 +190,33 @@ def test_an_address_that_no_file_has_any_more(service: Callable[..., Installed])
         f"ListenStream=127.0.0.1:{there.address[1]}; after a change run systemctl daemon-reload "
         "and restart the socket unit, or stop it if its service is gone, client 127.0.0.1:"
     )
+
+
+@pytest.fixture
+def two_paths(service: Callable[..., Installed]) -> tuple[Installed, Installed]:
+    one = service("User=nobody\nArgv=/bin/true\n", address="/run/spawn/one", start=False)
+    return one, service("User=nobody\nArgv=/bin/true\n", address="/run/spawn/two", start=False)
+
+
+def test_two_paths_are_worth_a_note(two_paths: tuple[Installed, Installed]) -> None:
+    one, two = two_paths
+    done = run("spawnctl", "check", one.name)
+    assert done.stdout == f"{one.file}: ok\n"
+    note = (
+        f"{one.file}:2: note: a client process that connects to {two.name}, too, can have a "
+        "connection reset before systemd 258; listen on TCP at 127.0.0.1 instead, or upgrade\n"
+    )
+    assert done.stderr == (note if systemd_version() < 258 else "")
+    two.file.unlink()
+    assert run("spawnctl", "check", one.name).stderr == ""
+
+
+def test_a_queue_for_nobody_is_worth_a_note(service: Callable[..., Installed]) -> None:
+    spawn = "User=nobody\nArgv=/bin/true\nMaxCommands=256\n"
+    there = service(spawn, start=False)
+    assert run("spawnctl", "check", there.name).stderr == (
+        f"{there.file}:7: note: MaxCommands=256 has nobody wait, for MaxConnections= is 256; "
+        "raise that in [Socket]\n"
+    )
+    there.write(spawn, "MaxConnections=257")
+    assert run("spawnctl", "check", there.name).stderr == ""

@@ -1,7 +1,7 @@
 """Say what is wrong with service files, and where.
 
 Without an argument every service that has a file is checked, and the defaults for all of them. The
-exit status is 0 if all is well.
+exit status is 0 if all is well; a note about what is well, and has its limits, does not change it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from spawnhelper import banner, command, files, identity, listeners, service
+from spawnhelper.ctl import advice
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 
 T = TypeVar("T")
@@ -46,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
         found = examine(file)
         if found is None:
             print(f"{file}: ok")
+            if file != files.DEFAULTS:
+                for hint in advice.of(service.load(file), file):
+                    print(f"{hint.file}:{hint.line}: note: {hint.sentence}", file=sys.stderr)
             continue
         for problem in found.problems:
             print(problem, file=sys.stderr)
