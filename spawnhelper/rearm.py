@@ -1,14 +1,27 @@
 """What spawn-rearm@.service runs when a socket unit has failed: the listener comes back, or it is
-said why it cannot."""
+said why it cannot.
+
+Clients are refused until then, so that nothing is loaded before that is not needed for it.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
+import time
 
-from spawnhelper import files, listeners, record
+if __name__ == "__main__":
+    sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
+
+from spawnhelper import files, listeners
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, Refusal, misconfigured
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+else:
+    import posix as os
+
+NSEC_PER_USEC = 1_000
 
 
 def main(arguments: list[str]) -> int:
@@ -17,29 +30,44 @@ def main(arguments: list[str]) -> int:
     (name,) = arguments
     unit = f"spawn@{name}.socket"
     file = files.file_of(name)
-    if systemctl("is-active", unit) == "active":
-        return 0  # somebody was faster
     try:
         listeners.checked_section(file)
     except Refusal:
         return os.EX_CONFIG  # the socket unit has said so already
-    start = ["systemctl", "start", unit]
-    if subprocess.run(start, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-        record.write(record.of_listener(name, unit, LISTENING_AGAIN), foreground=False)
+    begun = time.monotonic_ns() // NSEC_PER_USEC
+    started = start(unit)
+
+    from spawnhelper import record
+
+    if started:
+        if int(shown(unit, "ActiveEnterTimestampMonotonic")) >= begun:  # else somebody was faster
+            record.write(record.of_listener(name, unit, LISTENING_AGAIN), foreground=False)
         return 0
+    if shown(unit, "Job") not in ("", "0"):
+        return 0  # it is just being stopped, and that is what counts
     problems = listeners.conflicts(file)
     if problems:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
         return refusal.status
-    if systemctl("show", "--property=NRestarts", "--value", f"spawn-rearm@{name}.service") == "0":
+    if shown(f"spawn-rearm@{name}.service", "NRestarts") == "0":
         record.write(record.of_listener(name, unit, CANNOT_LISTEN), foreground=False)
     return os.EX_TEMPFAIL
 
 
-def systemctl(*arguments: str) -> str:
-    """What systemctl answers."""
-    command = ["systemctl", *arguments]
+def start(unit: str) -> bool:
+    """Whether the unit is active now. It is not started against a stop that is on its way."""
+    command = ["/usr/bin/systemctl", "start", "--quiet", "--job-mode=fail", unit]
+    null = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=null)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def shown(unit: str, name: str) -> str:
+    """A property of a unit, as systemctl shows it."""
+    import subprocess
+
+    command = ["systemctl", "show", f"--property={name}", "--value", unit]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 

@@ -207,5 +207,25 @@ def the_real_package() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How large test_stats's journal is: by default as much as it takes to see the ratio."""
-    parser.addoption("--records", type=int, default=50_000)
+    """Sizes, where the full one takes its time; and where the suite of faults leaves figures."""
+    parser.addoption("--records", type=int, default=50_000, help="in the journal of test_stats")
+    parser.addoption("--soak", type=int, default=2_000, help="connections of faults/soak.py")
+    parser.addoption("--rounds", type=int, default=100, help="rounds of faults/collisions.py")
+    parser.addoption("--figures", type=Path, help="a file for what faults/ measured, as JSON lines")
+
+
+@pytest.fixture
+def promise(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Notes the figure for the promise that the test's docstring makes: the fault, a colon, and
+    what is promised."""
+
+    def note(figure: str) -> None:
+        text = " ".join((request.function.__doc__ or "").split())
+        fault, _, promised = text.partition(": ")
+        print(f"{fault}: {figure}")
+        if file := request.config.getoption("--figures"):
+            row = {"fault": fault, "promise": promised, "figure": figure}
+            with open(file, "a", encoding="utf-8") as out:
+                out.write(json.dumps(row) + "\n")
+
+    return note

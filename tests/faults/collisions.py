@@ -1,0 +1,65 @@
+"""Collisions: before systemd 258 connections of one client process to two services at paths can
+get the same name, and the second listener fails."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from conftest import Installed, connect, in_machine, journal, systemd_version, until
+
+pytestmark = in_machine
+
+LONGEST = 0.1  # seconds until a listener is back
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_one_client_process(
+    count: int,
+    service: Callable[..., Installed],
+    promise: Callable[[str], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    """One client process at several services at paths: each listener that fails is back within
+    100 ms, and each failure is said in one record."""
+    rounds = request.config.getoption("--rounds")
+    names = [
+        service("User=nobody\nArgv=/bin/cat\n", address=f"/run/spawn/many-{number}")
+        for number in range(count)
+    ]
+    lost, slowest = 0, 0.0
+    for _ in range(rounds):
+        with contextlib.ExitStack() as stack:
+            for there in names:
+                try:
+                    client = stack.enter_context(connect(there.address))
+                    client.sendall(b"x")
+                    served = client.recv(1) == b"x"
+                except OSError:
+                    served = False
+                if not served:
+                    lost += 1
+                    begun = time.monotonic()
+                    assert until(partial(listens, there)), f"{there.name} stays away"
+                    slowest = max(slowest, time.monotonic() - begun)
+    again = [
+        each
+        for there in names
+        for each in journal(f"SPAWN_SERVICE={there.name}")
+        if each["SPAWN_RESULT"] == "listening-again"
+    ]
+    asked = rounds * count
+    promise(f"{count} services: {lost} of {asked} lost, back after {slowest * 1000:.0f} ms at most")
+    assert len(again) <= lost
+    assert lost == 0 or len(again) > 0
+    assert slowest < LONGEST
+    if systemd_version() >= 258:
+        assert lost == 0
+
+
+def listens(there: Installed) -> bool:
+    """Whether it does, as systemd says; a connection of this process could fail again."""
+    return there.state() == "active"
