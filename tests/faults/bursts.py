@@ -29,9 +29,9 @@ def descriptors() -> Iterator[None]:
 
 
 def resident(pid: int = 1) -> int:
-    """A process's resident memory, in KiB."""
+    """A process's resident memory but for mapped files, which a journal is, in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
+    return int(status.partition("RssAnon:")[2].split()[0])
 
 
 def burst(there: Installed, count: int) -> tuple[int, float]:
