@@ -171,6 +171,19 @@ def slow_header(there: Installed) -> None:
     assert there.record()["SPAWN_RESULT"] == "refused"
 
 
+def second_waits(there: Installed) -> None:
+    """tests/test_turns.py has the rest."""
+    there.write("User=nobody\nArgv=/bin/cat\nMaxCommands=1\nQueueLimit=300ms")
+    with there.connect() as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        begun = time.monotonic()
+        assert there.talk() == b""
+        assert 0.3 <= time.monotonic() - begun < 1
+        assert there.record()["SPAWN_RESULT"] == "queue-limit"
+    there.record()
+
+
 def limit(key: str, value: str, soft: str, hard: str) -> Callable[[Installed], None]:
     line = rf".*Max {LIMIT_NAMES[key]} +{soft} +{hard} .*"
     conf = f"{key}={value}\nArgv=/bin/cat /proc/self/limits"
@@ -337,6 +350,8 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
         answers("ProxyProtocol=v1\nProxyFrom=192.0.2.1 unix", "", V1, "refused"),
     ],
     "ProxyTimeLimit": [slow_header],
+    "MaxCommands": [second_waits],
+    "QueueLimit": [second_waits],
     "Log": [
         unrecorded("Log=none\nArgv=/bin/false"),
         unrecorded("Log=failures"),

@@ -118,6 +118,8 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
         ("infinity", None),
     ],
     "RootDirectory": [("/", "/"), ("/srv/jail", "/srv/jail")],
+    "MaxCommands": [("1", 1), ("1000", 1000)],
+    "QueueLimit": [("0", 0), ("100s", 100 * SEC), ("infinity", None)],
     "Nice": [("-20", -20), ("0", 0), ("+5", 5), ("19", 19)],
     "OOMScoreAdjust": [("-1000", -1000), ("1000", 1000)],
     "LimitCPU": [("30", (30, 30)), ("1.2s", (2, 2)), ("1min:1h", (60, 3600))],
@@ -265,6 +267,12 @@ BAD: dict[str, list[tuple[str, str]]] = {
         (text, NO_SIZE)
         for text in ("x", "-1", "1KB", "1.K", ".5K", "1,5K", "8E", "1" * 19, "K", "0x10", "1 2")
     ],
+    "MaxCommands": [
+        ("0", "is out of range; write a number from 1 to 1000"),
+        ("1001", "is out of range; write a number from 1 to 1000"),
+        ("all", "is not a number; write one from 1 to 1000"),
+    ],
+    "QueueLimit": [("x", NO_SPAN), ("-1", NO_SPAN), ("1.", NO_SPAN)],
     "RootDirectory": [(text, NO_PLAIN_PATH) for text in ("srv", "~", "/srv/../etc")],
     "Nice": [
         ("20", "is out of range; write a number from -20 to 19"),
