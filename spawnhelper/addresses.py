@@ -80,7 +80,7 @@ def _prefix(text: str) -> Prefix:
         width, number = numbered(address)
     except (OSError, ValueError):
         right = "write addresses and prefixes, as in 192.0.2.7 10.0.0.0/8 2001:db8::/32"
-        raise ValueError(f"has {shown(text)!r}; {right}") from None
+        raise ValueError(f"has '{shown(text)}'; {right}") from None
     mapped = width == 32 and ":" in address
     bits = width
     if slash:
@@ -90,7 +90,7 @@ def _prefix(text: str) -> Prefix:
             or int(length) > 32 + 96 * (":" in address)
         ):
             right = "the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
-            raise ValueError(f"has {shown(text)!r}; {right}")
+            raise ValueError(f"has '{shown(text)}'; {right}")
         bits = int(length)
         if mapped and bits < MAPPED_BITS:
             width, number = 128, number | MAPPED
@@ -99,6 +99,6 @@ def _prefix(text: str) -> Prefix:
     prefix = Prefix(text, width, number, bits)
     if prefix.bits << prefix.rest != number:
         raise ValueError(
-            f"has {shown(text)!r}, an address with bits beyond the prefix; make them zero"
+            f"has '{shown(text)}', an address with bits beyond the prefix; make them zero"
         )
     return prefix

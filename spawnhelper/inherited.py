@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spawnhelper.outcome import RESOURCES, Refusal
+from spawnhelper.outcome import RESOURCES, Refusal, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
 MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
 CREDENTIALS_SIZE = 12  # struct ucred: pid, uid, gid
+NO_PEER = 0xFFFFFFFF  # the uid in it as long as nobody is connected
 
 
 class Connection:
@@ -72,6 +73,13 @@ class Connection:
         """Whether the kernel knows what went over it (tcp(7), TCP_INFO)."""
         return self.family != socket.AF_UNIX
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is somebody at the other end, or was."""
+        if self.peer is not None:
+            return self.peer[1] != NO_PEER
+        return self.local is not None and self.local[1] != 0
+
     def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
         """Takes a proxy's word for who the two ends are."""
         self.proxy = self.remote or (self.path or "", 0)
@@ -115,7 +123,8 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     for_us = environment.get(b"LISTEN_PID") == str(os.getpid()).encode()
     count = environment.get(b"LISTEN_FDS", b"0") if for_us else b"0"
     if count != b"1":
-        raise _not_ours(f"{count.decode(errors='replace')} connections were handed over")
+        count_shown = shown(count.decode(errors="replace"))
+        raise _not_ours(f"{count_shown} connections were handed over")
     os.closerange(FIRST_DESCRIPTOR + 1, 0x7FFFFFFF)
     while (spare := os.open("/dev/null", os.O_RDWR)) < FIRST_DESCRIPTOR:
         pass  # a standard stream was closed; nothing else may get its number
@@ -134,7 +143,12 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     if connection.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         raise _not_ours("descriptor 3 is neither a TCP nor an AF_UNIX socket")
     name = environment.get(b"LISTEN_FDNAMES", b"").decode(errors="replace")
-    return Connection(connection, "" if name == UNNAMED else name, unit)
+    if "/" in name:
+        raise _not_ours(f"{shown(name)} is no name of a service")
+    found = Connection(connection, "" if name == UNNAMED else name, unit)
+    if not found.connected:
+        raise _not_ours("descriptor 3 is not connected")
+    return found
 
 
 def _not_ours(what: str) -> Refusal:
@@ -163,7 +177,12 @@ def _remote(connection: socket.socket, unit: str) -> tuple[str, int] | None:
         return _address(connection.getpeername())
     except OSError:  # reset already; systemd has put the address into the unit's name
         host, _, port = unit.removesuffix(".service").rpartition("-")[2].rpartition(":")
-        return (host, int(port)) if host and port.isdigit() else None
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        return None
+    known = port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536
+    return (host, int(port)) if known else None
 
 
 def _path(name: str | bytes) -> str:

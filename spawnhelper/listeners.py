@@ -210,7 +210,9 @@ def _expand(text: str, name: str) -> str:
         before, _, rest = text.partition("%")
         letter, text = rest[:1], rest[1:]
         if letter not in known:
-            raise ValueError(f"has the specifier %{letter}; only %i %I %n %N %p %t are known here")
+            raise ValueError(
+                f"has the specifier %{shown(letter)}; only %i %I %n %N %p %t are known here"
+            )
         expanded += before + known[letter]
     return expanded + text
 

@@ -37,10 +37,13 @@ LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN, CONNECTION_LIMIT)
 # Nothing to look after.
 HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
 
+LONGEST_PIECE = 80  # of a file, in a sentence
+
 
 def shown(text: str) -> str:
     """A piece of a file as a sentence can carry it: one bounded line without control characters."""
-    return printable(text if len(text) <= 80 else text[:77] + "...")
+    escaped = printable(text[: LONGEST_PIECE + 1])
+    return escaped if len(escaped) <= LONGEST_PIECE else escaped[: LONGEST_PIECE - 3] + "..."
 
 
 def printable(text: str) -> str:

@@ -269,7 +269,7 @@ def _escape(text: str, at: int) -> tuple[bytes, int]:
         if not octet and value < 0x110000 and not 0xD800 <= value < 0xE000:
             return chr(value).encode(), start + digits
         break
-    raise ValueError(f"has the unknown escape \\{letter}; write \\\\ for a backslash")
+    raise ValueError(f"has the unknown escape \\{shown(letter)}; write \\\\ for a backslash")
 
 
 def _text(octets: bytearray) -> str:
@@ -297,6 +297,6 @@ def _account(name: str) -> bool:
 
 def _check_variable(name: str) -> None:
     if not consists_of(name, NAME_CHARACTERS) or name[0] in DIGITS:
-        raise ValueError(f"has the variable name {shown(name)!r}; use letters, digits and _")
+        raise ValueError(f"has the variable name '{shown(name)}'; use letters, digits and _")
     if name in CONNECTION_VARIABLES:
         raise ValueError(f"has {name}, which tells about the connection; remove it")
