@@ -17,6 +17,9 @@ DIRECTORY = "/etc/spawn"
 VENDOR = "/usr/lib/spawn"  # what packages bring; a file of the same name in DIRECTORY replaces it
 DEFAULTS = "/etc/spawn.conf"  # for all services
 SUFFIX = ".conf"
+# What spawn-generator(8) makes of them, in a folder spawn@NAME.socket.d of systemd.generator(7)'s.
+GENERATED = "/run/systemd/generator"
+DROP_IN = "50-spawn.conf"
 MASK = "/dev/null"  # a link to it stands for a file that is not there
 MOST_LINKS = 40  # path_resolution(7)
 LONGEST_FILE = 1 << 20

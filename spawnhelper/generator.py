@@ -9,7 +9,6 @@ import sys
 from spawnhelper import files, listeners
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
-DROP_IN = "50-spawn.conf"
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.
 RESET = "ListenStream=\nExecStartPre=\n"
 KMSG = "/dev/kmsg"
@@ -43,7 +42,7 @@ def main(arguments: list[str]) -> int:
             continue
         folder = os.path.join(arguments[0], f"spawn@{name}.socket.d")
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, DROP_IN), "w", encoding="utf-8") as out:
+        with open(os.path.join(folder, files.DROP_IN), "w", encoding="utf-8") as out:
             out.write(text)
     return 0
 

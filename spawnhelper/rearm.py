@@ -12,8 +12,8 @@ import time
 if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
 
-from spawnhelper import files, listeners
-from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, Refusal, misconfigured
+from spawnhelper import files
+from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ def main(arguments: list[str]) -> int:
     EX_TEMPFAIL: worth another try."""
     (name,) = arguments
     unit = f"spawn@{name}.socket"
-    file = files.file_of(name)
     try:
-        listeners.checked_section(file)
-    except Refusal:
-        return os.EX_CONFIG  # the socket unit has said so already
+        os.stat(f"{files.GENERATED}/{unit}.d/{files.DROP_IN}")
+    except OSError:
+        return os.EX_CONFIG  # its service file is no good, and the socket unit has said so already
     begun = time.monotonic_ns() // NSEC_PER_USEC
     started = start(unit)
 
@@ -45,7 +44,10 @@ def main(arguments: list[str]) -> int:
         return 0
     if shown(unit, "Job") not in ("", "0"):
         return 0  # it is just being stopped, and that is what counts
-    problems = listeners.conflicts(file)
+
+    from spawnhelper import listeners
+
+    problems = listeners.conflicts(files.file_of(name))
     if problems:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
