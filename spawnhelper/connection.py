@@ -88,7 +88,8 @@ def main(arguments: list[str]) -> int:
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
-        if unit and refused.may_be(settings.max_connections) and (count := refused.unsaid(name)):
+        full = unit and refused.may_be(name, settings.max_connections)
+        if full and (count := refused.unsaid(name)):
             record.write(record.of_refused(settings, count), foreground=foreground)
         if supervision.result == SIZE_LIMIT and not supervision.stopped:
             linger.linger(connection.socket, *linger.AFTER_ANSWER)
