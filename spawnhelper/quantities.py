@@ -129,6 +129,15 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
+def or_infinity(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """A parser of the same, or of infinity, which is None."""
+
+    def parse_or(text: str) -> int | None:
+        return None if text == "infinity" else parse(text)
+
+    return parse_or
+
+
 def limits(parse: Callable[[str], int | None]) -> Callable[[str], tuple[int, int]]:
     """A parser of `soft:hard`, or of one value for both (systemd.exec(5), "LimitCPU=")."""
 

@@ -208,23 +208,24 @@ SETTINGS = (
     Setting(
         "MaxCommands",
         "max_commands",
-        quantities.integer(1, 1000),
+        quantities.or_infinity(quantities.integer(1, 1000)),
         None,
-        "as many as MaxConnections=",
-        "How many commands of the service run at a time, up to 1000. Further connections wait for "
-        "their turn, in the order in which they came, and count against MaxConnections= meanwhile. "
-        "Banner= is for those whose turn it is.",
+        "infinity",
+        "How many commands of the service run at a time, from 1 to 1000, or `infinity` for as many "
+        "as there are connections. Further connections wait for their turn, in the order in which "
+        "they came, and count against MaxConnections= meanwhile. Banner= is for those whose turn "
+        "it is.",
         "Postfix master(5) maxproc",
     ),
     Setting(
         "QueueLimit",
         "queue_limit",
         quantities.time_span,
-        100 * SECOND,
-        "100s",
+        60 * SECOND,
+        "60s",
         "How long a connection waits for its turn, where there is a MaxCommands=. Then it is "
         "closed. 0 means that it does not wait.",
-        "postconf(5) smtpd_policy_service_timeout",
+        "Postfix master(5) maxproc",
     ),
     Setting(
         "StandardError",

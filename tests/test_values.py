@@ -118,7 +118,7 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
         ("infinity", None),
     ],
     "RootDirectory": [("/", "/"), ("/srv/jail", "/srv/jail")],
-    "MaxCommands": [("1", 1), ("1000", 1000)],
+    "MaxCommands": [("1", 1), ("1000", 1000), ("infinity", None)],
     "QueueLimit": [("0", 0), ("100s", 100 * SEC), ("infinity", None)],
     "Nice": [("-20", -20), ("0", 0), ("+5", 5), ("19", 19)],
     "OOMScoreAdjust": [("-1000", -1000), ("1000", 1000)],
