@@ -211,7 +211,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--records", type=int, default=50_000, help="in the journal of test_stats")
     parser.addoption("--soak", type=int, default=2_000, help="connections of faults/soak.py")
     parser.addoption("--rounds", type=int, default=100, help="rounds of faults/collisions.py")
-    parser.addoption("--figures", type=Path, help="a file for what faults/ measured, as JSON lines")
+    parser.addoption("--seconds", type=int, default=20, help="for each fuzzer of fuzz/sessions.py")
+    parser.addoption("--figures", type=Path, help="a file for what a suite measured, as JSON lines")
 
 
 @pytest.fixture

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import email.utils
 import fcntl
-import gzip
 import hashlib
 import json
 import os
@@ -19,10 +17,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent
@@ -34,7 +31,6 @@ TOOLS = {
     "pip3": "python3-pip",
     "systemd-nspawn": "systemd-container",
 }
-CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 INSIDE = "/spawnhelper"  # where the tree is to be seen in a machine, read-only
 BASE_INSIDE = "/srv/base"  # and the root that it was made from, without our package
 PACKAGES_INSIDE = "/srv/packages"  # and what was built, the packages and their source
@@ -83,7 +79,6 @@ RUN_PACKAGES = (
     "systemd-sysv",
     "zsh",
 )
-NOT_SOURCES = ("build", "dist", "__pycache__", "spawn.conf.5")  # in the tree, but made from it
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -112,9 +107,10 @@ def _cgroup2() -> Path | None:
     return next((Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"), None)
 
 
-def missing_tools() -> list[str]:
-    """The packages with what makes and boots machines, as far as this host lacks it."""
-    return [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+def missing(tools: Mapping[str, str] = TOOLS) -> list[str]:
+    """The packages with these tools, as far as this host lacks them; without an argument, with what
+    makes and boots machines."""
+    return [package for tool, package in tools.items() if shutil.which(tool) is None]
 
 
 def install(packages: Sequence[str]) -> list[str]:
@@ -143,7 +139,7 @@ def installed(packages: Sequence[str]) -> Iterator[None]:
 
 def tools() -> contextlib.AbstractContextManager[None]:
     """What makes and boots machines, for as long as it is needed."""
-    return installed(missing_tools())
+    return installed(missing())
 
 
 def _installed_packages() -> set[str]:
@@ -354,138 +350,18 @@ def _start_time(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def source_digest() -> str:
-    """What tells one state of the packages from another."""
-    tops = ("spawnhelper", "units", "man", "examples", "packaging")
-    digest = hashlib.sha256()
-    for path in source_files():
-        name = path.relative_to(TREE)
-        if name.parts[0] in tops or len(name.parts) == 1:
-            digest.update(f"{name} {path.stat().st_mode:o}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def source_files() -> list[Path]:
-    """The files that the source package is made of."""
-    files = []
-    for folder, folders, names in os.walk(TREE):
-        folders[:] = [
-            name
-            for name in folders
-            if name not in NOT_SOURCES and (name == ".ci" or not name.startswith("."))
-        ]
-        files += [Path(folder, name) for name in names if name not in (*NOT_SOURCES, ".git")]
-    return sorted(files)
-
-
-def build_packages(release: str, output: Path, cache: Path = CACHE) -> None:
-    """Builds the release's Debian packages and their source package, in a clean root, into a
-    folder; call isolate() first. The same sources give the same bytes."""
-    changelog = (TREE / "packaging/debian/changelog").read_text().splitlines()
-    version = changelog[0].partition("(")[2].partition("-")[0]
-    dated = next(line for line in changelog if line.startswith(" -- ")).partition("  ")[2]
-    folder = f"spawnhelper-{version}"
-    root = overlay(base_root(release, "build", cache))
-    try:
-        place = root / "build"
-        place.mkdir()
-        upstream = place / f"spawnhelper_{version}.orig.tar.gz"
-        pack_sources(upstream, folder, int(email.utils.parsedate_to_datetime(dated).timestamp()))
-        other = place / f"spawnhelper_{version}.orig-cysystemd.tar.gz"
-        shutil.copyfile(cysystemd(cache), other)
-        unpack = ["tar", "-x", "--no-same-owner", f"--directory={place}"]
-        subprocess.run([*unpack, f"--file={upstream}"], check=True)
-        (place / folder / "cysystemd").mkdir()
-        unpack[-1] += f"/{folder}/cysystemd"
-        subprocess.run([*unpack, "--strip-components=1", f"--file={other}"], check=True)
-        shutil.copytree(TREE / "packaging/debian", place / folder / "debian")
-        # A .buildinfo has the time of the build, and .changes would have its checksum.
-        hook = "--hook-changes=sed -i /[.]buildinfo/d debian/files"
-        build = f"cd /build/{folder} && exec dpkg-buildpackage --no-sign '{hook}'"
-        done = subprocess.run(
-            nspawn(root, "--as-pid2", "--setenv=DEB_BUILD_OPTIONS=noautodbgsym", "sh", "-c", build),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"the package does not build:\n{done.stdout}{done.stderr}")
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir(parents=True)
-        for made in place.iterdir():
-            if made.is_file() and made.suffix != ".buildinfo":
-                shutil.copyfile(made, output / made.name)
-    finally:
-        discard(root)
-
-
-def pack_sources(target: Path, folder: str, date: int) -> None:
-    """The sources as an upstream's tarball, without the packaging; date: of every file in it."""
-    with (
-        target.open("wb") as file,
-        gzip.GzipFile("", "wb", fileobj=file, mtime=date) as packed,
-        tarfile.open(fileobj=packed, mode="w") as archive,
-    ):
-        for path in source_files():
-            name = path.relative_to(TREE)
-            if name.parts[:2] == ("packaging", "debian"):
-                continue
-            entry = archive.gettarinfo(path, f"{folder}/{name}")
-            entry.uid = entry.gid = 0
-            entry.uname = entry.gname = "root"
-            entry.mode = 0o755 if entry.mode & 0o100 else 0o644
-            entry.mtime = date
-            with path.open("rb") as content:
-                archive.addfile(entry, content)
-
-
-def current_packages(release: str, output: Path, cache: Path = CACHE) -> None:
-    """The same, unless the folder has been made from these very sources already."""
-    stamp = output / ".sources"
-    digest = source_digest()
-    if not stamp.is_file() or stamp.read_text() != digest:
-        build_packages(release, output, cache)
-        stamp.write_text(digest)
-
-
-def previous_packages(release: str, output: Path) -> None:
-    """Has the last commit that is not what lies in the tree build its packages into a folder;
-    without git(1) and such a commit the folder stays empty."""
-    git = ["git", "-c", "safe.directory=*", "-C", str(TREE)]
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode == 1
-        name = [*git, "rev-parse", "--verify", "--quiet", "HEAD" if changed else "HEAD^"]
-        commit = subprocess.run(name, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return
-    stamp = output / ".commit"
-    if stamp.is_file() and stamp.read_text() == commit:
-        return
-    archive = [*git, "archive", commit]
-    packed = subprocess.run(archive, check=True, capture_output=True).stdout
-    with tempfile.TemporaryDirectory() as place:
-        subprocess.run(["tar", "-x", f"--directory={place}"], check=True, input=packed)
-        subprocess.run([f"{place}/packaging/build-deb", release], check=True, capture_output=True)
-        shutil.rmtree(output)
-        shutil.copytree(f"{place}/dist", output)
-    stamp.write_text(commit)
-
-
-def cysystemd(cache: Path = CACHE) -> Path:
-    """The published source of cysystemd, fetched at the first call and checked against its sum."""
-    place = cache / f"cysystemd-{hashlib.sha256(CYSYSTEMD.read_bytes()).hexdigest()[:12]}"
+def fetched(name: str, requirement: Path, *options: str, cache: Path = CACHE) -> Path:
+    """The folder with what is published under that name, fetched at the first call and checked
+    against its sum. requirement: a file of pip's with both."""
+    place = cache / f"{name}-{hashlib.sha256(requirement.read_bytes()).hexdigest()[:12]}"
     if not place.is_dir():
-        for outdated in cache.glob("cysystemd-*"):
+        for outdated in cache.glob(f"{name}-*"):
             shutil.rmtree(outdated)
         partial = place.with_suffix(".partial")
-        fetch = ["pip3", "-q", "download", "--no-deps", "--no-binary=:all:", "--require-hashes"]
-        subprocess.run([*fetch, f"--dest={partial}", f"--requirement={CYSYSTEMD}"], check=True)
+        fetch = ["pip3", "-q", "download", "--no-deps", "--require-hashes", *options]
+        subprocess.run([*fetch, f"--dest={partial}", f"--requirement={requirement}"], check=True)
         partial.rename(place)
-    (archive,) = place.iterdir()
-    return archive
+    return place
 
 
 def keep(machine: Machine, digest: str) -> None:

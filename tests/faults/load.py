@@ -11,6 +11,8 @@ from functools import partial
 
 from conftest import Installed, connect, read_all
 
+CAT = "User=nobody\nArgv=/bin/cat\n"
+ROOM = "MaxConnections=300"  # in [Socket]
 COUNT = 50
 PAUSE = 0.02  # seconds between two rounds
 
@@ -96,3 +98,13 @@ def running(there: Installed) -> Iterator[Load]:
         yield load
     finally:
         load.pause()
+
+
+def ends(there: Installed) -> None:
+    """Has a connection that ends, in whatever way."""
+    with there.connect() as client:
+        try:
+            client.sendall(b"x")
+            read_all(client)
+        except OSError:
+            pass

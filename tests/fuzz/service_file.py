@@ -1,0 +1,79 @@
+"""Service files of any content: each is a service or gets sentences, and nobody reads it in two
+ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spawnhelper import generator, listeners, service, syntax
+from spawnhelper.outcome import CONFIG, Refusal
+from spawnhelper.settings import KEYS
+from spawnhelper.values import CONNECTION_VARIABLES
+
+FILE = Path("/run/spawn-fuzz/any.conf")
+WORDS = [
+    b"[Socket]",
+    b"[Spawn]",
+    b"[X-",
+    b"\\\n",
+    b"\n#",
+    b"ListenStream=",
+    b"127.0.0.1:",
+    b"MaxConnections=",
+    *(f"{key}=".encode() for key in KEYS),
+    *(setting.default_text.encode() for setting in KEYS.values()),
+]
+
+
+def one(octets: bytes) -> None:
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_bytes(octets)
+    file = str(FILE)
+    try:
+        loaded = service.load(file)
+    except Refusal as refusal:
+        complains(refusal, octets)
+    else:
+        can_be_followed(loaded)
+    claimed = {(each.line, each.text) for each in listeners.claimed(file)}
+    try:
+        text = generator.drop_in(file)
+    except Refusal as refusal:
+        complains(refusal, octets)
+        return
+    section = service.socket_section(file)[0]
+    read = syntax.parse(text.split("\n"), file, ("Unit", "Socket"))
+    told = [(each.key, each.value) for each in read[0] if each.section == "Socket"]
+    reset = [("ListenStream", ""), ("ExecStartPre", "")]
+    assert told == reset + [(each.key, each.value) for each in section], "systemd is told another"
+    assert read[1] == []
+    assert claimed == {(each.line, each.text) for each in listeners.claimed(file)} != set()
+
+
+def complains(refusal: Refusal, octets: bytes) -> None:
+    """What is wrong, and where: in one line a problem, at a line that there is."""
+    assert refusal.result == CONFIG
+    for problem in refusal.problems:
+        assert problem.file == str(FILE)
+        assert problem.line is None or 1 <= problem.line <= octets.count(b"\n") + 1
+        assert str(problem).isprintable(), str(problem)
+        assert len(problem.sentence) < 400, problem.sentence
+    assert refusal.problems
+
+
+def can_be_followed(loaded: service.Service) -> None:
+    """Nothing is in it that would end the helper later than here."""
+    assert loaded.user[0]
+    assert loaded.argv[0]
+    texts = [*loaded.argv, *loaded.environment, *loaded.environment.values(), loaded.argv0 or ""]
+    assert not any("\0" in text for text in texts)
+    for text in texts:
+        text.encode()
+    assert not set(loaded.environment) & set(CONNECTION_VARIABLES)
+    assert all("=" not in name for name in loaded.environment)
+    spans = (loaded.time_limit, loaded.idle_limit, loaded.queue_limit, loaded.kill_delay)
+    assert all(span is None or 0 <= span < 1 << 63 for span in spans)
+    assert loaded.size_limit is None or 0 <= loaded.size_limit < 1 << 63
+    for soft, hard in loaded.limits().values():
+        assert -1 <= soft < 1 << 63
+        assert hard == -1 or -1 < soft <= hard < 1 << 63

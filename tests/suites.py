@@ -1,0 +1,150 @@
+"""The suites beside the tests, faults/ and fuzz/: what they are made of, what they need in a
+machine, and what they leave there. For the host's side, as machine.py is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kernel
+import machine
+
+FILES = {
+    "faults": ("bursts.py", "collisions.py", "under_load.py", "soak.py"),
+    "fuzz": ("sessions.py",),
+}
+OWN_KERNEL = "own kernel"  # a part of faults, in a machine apart
+FIGURES = "/srv/figures"  # in the machine
+KEPT = machine.TREE / "build/faults"
+PAGE = machine.TREE / "tests/FAULTS.md"
+SYSTEMD = {"bookworm": "252", "trixie": "257", "forky": "262"}
+FUZZED = "bookworm"  # atheris is a wheel for its Python
+ATHERIS = machine.TREE / "tests/fuzz/atheris.txt"  # its version, and the sum of its wheel
+ATHERIS_INSIDE = "/srv/atheris"
+GROWN, GROWN_INSIDE = machine.TREE / "build/corpus", "/srv/corpus"
+CORPUS = machine.TREE / "tests/fuzz/corpus"
+HEAD = """\
+# What spawnhelper promises when things go wrong
+
+Each line is a test of `tests/faults` or `tests/fuzz`, which breaks something in a booted Debian
+machine and looks. The figures are those of the latest run of
+
+    for release in bookworm trixie forky; do
+        tests/run faults --release $release --rounds 1000 --soak 50000
+    done
+    tests/run fuzz --seconds 600
+    tests/run faults --page
+
+on a machine with 2 processors. "Load" is 50 connections that stay, each asked again and again, and
+others that come and go. The columns are the versions of systemd.
+"""
+
+
+def arguments(suite: str) -> list[str]:
+    """What to tell pytest for the suite."""
+    names = ["faults/own_kernel.py"]
+    if suite != OWN_KERNEL:
+        names = [f"{suite}/{name}" for name in FILES[suite]]
+    return [f"--figures={FIGURES}", *(f"{machine.INSIDE}/tests/{name}" for name in names)]
+
+
+def prepare(suite: str, booted: machine.Machine) -> None:
+    """Has in the machine what the suite needs there."""
+    if suite == "fuzz":
+        booted.copy(_atheris(), ATHERIS_INSIDE)
+
+
+def finish(suite: str, booted: machine.Machine) -> None:
+    """Keeps what the suite leaves in the machine."""
+    if not suite:
+        return
+    figures = booted.run("sh", "-c", f"cat {FIGURES}; rm -f {FIGURES}", check=False)
+    keep(booted.release, figures.stdout)
+    if suite == "fuzz":
+        tar = booted.command("tar", "-c", f"--directory={GROWN_INSIDE}", ".")
+        grown = subprocess.run(tar, check=True, capture_output=True).stdout
+        shutil.rmtree(GROWN, ignore_errors=True)
+        GROWN.mkdir(parents=True)
+        unpack = ["tar", "-x", "--no-same-owner", f"--directory={GROWN}"]
+        subprocess.run(unpack, check=True, input=grown)
+
+
+def with_own_kernel(release: str, packages: Path, command: list[str]) -> int:
+    """Runs pytest in a machine with a kernel of its own; its exit status."""
+    machine.say(f"booting a {release} machine with a kernel of its own")
+    machine.install(machine.missing(kernel.TOOLS))
+    variables = machine.ENVIRONMENT | {"SPAWNHELPER_MACHINE": "1", "SPAWNHELPER_KERNEL": "1"}
+    told = ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items())]
+    status, root = kernel.run(release, packages, [*told, *command])
+    try:
+        figures = root / FIGURES.lstrip("/")
+        keep(release, figures.read_text() if figures.is_file() else "")
+    finally:
+        machine.discard(root)
+    return status
+
+
+def keep(release: str, measured: str) -> None:
+    """Keeps figures, in place of what was known of the same promises."""
+    if not measured:
+        return
+    file = KEPT / f"{release}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = [json.loads(line) for line in measured.splitlines()]
+    faults = {row["fault"] for row in fresh}
+    old = [row for row in _kept(release) if row["fault"] not in faults]
+    file.write_text("".join(json.dumps(row) + "\n" for row in old + fresh))
+
+
+def write_page() -> int:
+    """Writes the page from what is kept of each release; 1 where there is nothing of one."""
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for release in machine.RELEASES:
+        kept = _kept(release)
+        if not kept:
+            print(f"there are no figures of {release} yet; tests/run faults --release {release}")
+            return 1
+        for row in kept:
+            place = rows.setdefault((row["fault"], row["promise"]), {})
+            place.setdefault(release, []).append(row["figure"])
+    versions = [SYSTEMD[release] for release in machine.RELEASES]
+    lines = [HEAD, f"| fault | promise | {' | '.join(versions)} |", f"|---|---|{'---|' * 3}"]
+    for (fault, promise), figures in rows.items():
+        cells = ["<br>".join(figures.get(release, ["-"])) for release in machine.RELEASES]
+        lines.append(f"| {fault} | {promise} | {' | '.join(cells)} |")
+    PAGE.write_text("\n".join(lines) + "\n")
+    return 0
+
+
+def _kept(release: str) -> list[dict[str, str]]:
+    file = KEPT / f"{release}.jsonl"
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def renew_corpus() -> int:
+    """Has what the last session of the fuzzers ended with replace the corpus; 1 without one."""
+    if not GROWN.is_dir():
+        print("there is nothing new yet; tests/run fuzz --seconds 600")
+        return 1
+    shutil.rmtree(CORPUS)
+    shutil.copytree(GROWN, CORPUS)
+    return 0
+
+
+def _atheris() -> Path:
+    """A folder with atheris, for the Python of FUZZED."""
+    place = machine.fetched("atheris", ATHERIS, "--only-binary=:all:", "--python-version=3.11")
+    folder = place / "unpacked"
+    if not folder.is_dir():
+        (wheel,) = place.glob("*.whl")
+        partial = place / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, partial], check=True)
+        partial.rename(folder)
+    return folder
