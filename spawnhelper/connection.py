@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
     try:
         command.hold_signals()
         connection = inherited.take(environ, unit)
+        if connection.only_counted:
+            return 0
         name = name or connection.service
         if not name:  # before systemd 257 nothing but the local address tells
             from spawnhelper import listeners

@@ -19,6 +19,7 @@ FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
 MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
 CREDENTIALS_SIZE = 12  # struct ucred: pid, uid, gid
+COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there to be counted
 NO_PEER = 0xFFFFFFFF  # the uid in it as long as nobody is connected
 
 
@@ -79,6 +80,17 @@ class Connection:
         if self.peer is not None:
             return self.peer[1] != NO_PEER
         return self.local is not None and self.local[1] != 0
+
+    @property
+    def only_counted(self) -> bool:
+        """Whether this is no client, but rearm.py, which wants systemd to have counted one more."""
+        if self.peer is None or self.peer[1] != 0:
+            return False
+        try:
+            name: str | bytes = self.socket.getpeername()
+        except OSError:
+            return False
+        return name == COUNTED % self.peer[0]
 
     def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
         """Takes a proxy's word for who the two ends are."""

@@ -13,15 +13,23 @@ if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
 
 from spawnhelper import files
+from spawnhelper.inherited import COUNTED
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    import socket
+
+    from spawnhelper.listeners import Listener
 else:
+    import _socket as socket
     import posix as os
 
 NSEC_PER_USEC = 1_000
+# To step aside by: one would only be in the way of the next connection, and ten services that step
+# by the same number meet again.
+FEWEST_STEPS, STEPS = 2, 8
 
 
 def main(arguments: list[str]) -> int:
@@ -34,20 +42,20 @@ def main(arguments: list[str]) -> int:
     except OSError:
         return os.EX_CONFIG  # its service file is no good, and the socket unit has said so already
     begun = time.monotonic_ns() // NSEC_PER_USEC
-    started = start(unit)
+    starting = start(unit)
 
-    from spawnhelper import record
+    from spawnhelper import listeners, record  # while systemd is at it
 
-    if started:
+    file = files.file_of(name)
+    claimed = listeners.claimed(file)
+    if os.waitpid(starting, 0)[1] == 0:
+        step_aside(claimed)
         if int(shown(unit, "ActiveEnterTimestampMonotonic")) >= begun:  # else somebody was faster
             record.write(record.of_listener(name, unit, LISTENING_AGAIN), foreground=False)
         return 0
     if shown(unit, "Job") not in ("", "0"):
         return 0  # it is just being stopped, and that is what counts
-
-    from spawnhelper import listeners
-
-    problems = listeners.conflicts(files.file_of(name))
+    problems = listeners.conflicts(file)
     if problems:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
@@ -57,12 +65,29 @@ def main(arguments: list[str]) -> int:
     return os.EX_TEMPFAIL
 
 
-def start(unit: str) -> bool:
-    """Whether the unit is active now. It is not started against a stop that is on its way."""
+def start(unit: str) -> int:
+    """The process that has the unit started, but not against a stop that is on its way."""
     command = ["/usr/bin/systemctl", "start", "--quiet", "--job-mode=fail", unit]
     null = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
-    pid = os.posix_spawn(command[0], command, os.environ, file_actions=null)
-    return os.waitpid(pid, 0)[1] == 0
+    return os.posix_spawn(command[0], command, os.environ, file_actions=null)
+
+
+def step_aside(claimed: list[Listener]) -> None:
+    """Has systemd count a few connections more, where one of the listeners is at a path.
+
+    Before systemd 258 a connection's unit is named after how many the socket unit has accepted and
+    after the client process, so that a process collides that is at two services with the same
+    count. Where it always goes from one to the other, it would each time.
+    """
+    places = [each.host for each in claimed if each.family == socket.AF_UNIX]
+    for place in places[:1] * (FEWEST_STEPS + os.urandom(1)[0] % STEPS):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            client.bind(COUNTED % os.getpid())
+            client.connect(f"\0{place[1:]}" if place.startswith("@") else place)
+        except OSError:
+            pass  # then the next collision is the next chance
+        client.close()
 
 
 def shown(unit: str, name: str) -> str:

@@ -7,6 +7,7 @@ For the host's side, as machine.py is.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import machine
 TOOLS = {"linux.uml": "user-mode-linux"}
 MEMORY = "1536M"
 LONGEST = 1800  # seconds
-OUTPUT, STATUS = "srv/output", "srv/status"
+COMMAND, OUTPUT, STATUS = "srv/command", "srv/output", "srv/status"
 # Debian starts these by itself; here they would only take time.
 MASKED = ("postfix", "haproxy", "man-db.timer", "apt-daily.timer", "dpkg-db-backup.timer")
 UNIT = f"""\
@@ -27,7 +28,7 @@ FailureAction=poweroff-force
 
 [Service]
 Type=oneshot
-ExecStart={{command}}
+ExecStart=/bin/sh /{COMMAND}
 StandardOutput=file:/{OUTPUT}
 StandardError=inherit
 ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/{STATUS}'
@@ -91,5 +92,5 @@ def into_root(root: Path, packages: Path, command: Sequence[str]) -> None:
     )
     tree = root / machine.INSIDE.lstrip("/")
     subprocess.run(["mount", "-o", "bind,ro", str(machine.TREE), str(tree)], check=True)
-    unit = UNIT.format(command=" ".join(command))
-    (root / "etc/systemd/system/tests.service").write_text(unit)
+    (root / COMMAND).write_text(f"exec {shlex.join(command)}\n")
+    (root / "etc/systemd/system/tests.service").write_text(UNIT)

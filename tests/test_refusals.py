@@ -653,6 +653,10 @@ def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Inst
         ("none", "0 connections were handed over"),
         ("listening", "descriptor 3 is a listening socket"),
         ("datagram", "descriptor 3 is no stream socket"),
+        ("unconnected", "descriptor 3 is not connected"),
+        ("unconnected path", "descriptor 3 is not connected"),
+        ("misnamed", "a/b is no name of a service"),
+        ("counted", "\\x1b[m connections were handed over"),
         ("file", "descriptor 3 is no socket: Socket operation on non-socket"),
     ],
 )
@@ -663,13 +667,19 @@ def test_the_helper_wants_one_connected_stream(kind: str, what: str) -> None:
         "listening": lambda: socket.create_server(("127.0.0.1", 0)),
         "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
         "file": lambda: Path("/etc/passwd").open(),
+        "unconnected": socket.socket,
+        "unconnected path": lambda: socket.socket(socket.AF_UNIX),
+        "misnamed": lambda: socket.socketpair()[0],
+        "counted": lambda: Path("/dev/null").open(),
         "none": lambda: Path("/dev/null").open(),
     }
     with given[kind]() as handed:
         script = 'export LISTEN_PID=$$; exec /usr/bin/python3 -I -S -X utf8 "$0" by-hand 3<&$FD'
         environment = {"FD": str(handed.fileno())}
         if kind != "none":
-            environment["LISTEN_FDS"] = "1"
+            environment["LISTEN_FDS"] = "\x1b[m" if kind == "counted" else "1"
+        if kind == "misnamed":
+            environment["LISTEN_FDNAMES"] = "a/b"
         process = subprocess.Popen(
             ["/bin/bash", "-c", script, helper], env=environment, pass_fds=[handed.fileno()]
         )
