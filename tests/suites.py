@@ -14,10 +14,12 @@ import kernel
 import machine
 
 FILES = {
-    "faults": ("bursts.py", "collisions.py", "under_load.py", "soak.py"),
-    "fuzz": ("sessions.py",),
+    "faults": tuple(f"faults/{each}.py" for each in ("bursts", "collisions", "under_load", "soak")),
+    "counterproof": ("faults/counterproof.py",),
+    "fuzz": ("fuzz/sessions.py",),
 }
-OWN_KERNEL = "own kernel"  # a part of faults, in a machine apart
+# What there is to do in a machine with a kernel of its own, for suites that go on there.
+OWN_KERNEL = {"faults": "faults/own_kernel.py", "counterproof": "faults/counterproof.py"}
 FIGURES = "/srv/figures"  # in the machine
 KEPT = machine.TREE / "build/faults"
 PAGE = machine.TREE / "tests/FAULTS.md"
@@ -35,6 +37,7 @@ machine and looks. The figures are those of the latest run of
 
     for release in bookworm trixie forky; do
         tests/run faults --release $release --rounds 1000 --soak 50000
+        tests/run counterproof --release $release
     done
     tests/run fuzz --seconds 600
     tests/run faults --page
@@ -44,11 +47,9 @@ others that come and go. The columns are the versions of systemd.
 """
 
 
-def arguments(suite: str) -> list[str]:
+def arguments(suite: str, *, own_kernel: bool) -> list[str]:
     """What to tell pytest for the suite."""
-    names = ["faults/own_kernel.py"]
-    if suite != OWN_KERNEL:
-        names = [f"{suite}/{name}" for name in FILES[suite]]
+    names = [OWN_KERNEL[suite]] if own_kernel else FILES[suite]
     return [f"--figures={FIGURES}", *(f"{machine.INSIDE}/tests/{name}" for name in names)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from load import CAT, ROOM
 
 pytestmark = in_machine
 
+UNIT = "/usr/lib/systemd/system/spawn@.service"
 STOP_JOURNALD = ("systemd-journald.socket", "systemd-journald-dev-log.socket")
 
 
@@ -60,7 +62,7 @@ def test_the_helper_is_killed(
     promise: Callable[[str], None],
 ) -> None:
     """The helper is killed with SIGKILL: the client sees the end, nothing of the command is left,
-    and the next connection is served."""
+    systemd says it, and the next connection is served."""
     keys, octets = STAGES[stage]
     stubborn = "Argv=/bin/sh -c 'trap : TERM; while :; do sleep 0.1; done'\n"
     argv = stubborn if "KillDelay" in keys or "answer" in stage else "Argv=/bin/cat\n"
@@ -85,12 +87,36 @@ def test_the_helper_is_killed(
             read_all(client)
             took = time.monotonic() - begun
         assert until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+        said = [each["MESSAGE"] for each in journal("_PID=1", "UNIT_RESULT=signal")]
+        assert any(f":{there.address[1]}-" in each for each in said)
         if first is not None:
             first.close()
         there.write(CAT)
         assert there.talk(b"next") == b"next"
         others.end()
     promise(f"{stage}: {took * 1000:.0f} ms")
+    assert took < 1
+
+
+def test_the_holder_of_a_turn_is_killed(
+    cat: Installed, service: Callable[..., Installed], promise: Callable[[str], None]
+) -> None:
+    """The helper whose turn it is, with MaxCommands=, is killed with SIGKILL: the next in line has
+    its turn at once."""
+    there = service(f"{CAT}MaxCommands=1\n")
+    with load.running(cat) as others, there.connect() as first:
+        first.sendall(b"x")
+        assert first.recv(1) == b"x"
+        holder = helper_of(there)
+        with there.connect() as second:
+            second.sendall(b"y")
+            time.sleep(0.5)
+            begun = time.monotonic()
+            os.kill(holder, signal.SIGKILL)
+            assert second.recv(1) == b"y"
+            took = time.monotonic() - begun
+        others.end()
+    promise(f"{took * 1000:.0f} ms")
     assert took < 1
 
 
@@ -145,6 +171,40 @@ def test_journald_is_stopped(cat: Installed, promise: Callable[[str], None]) -> 
         told = others.end()
     assert meanwhile > 10
     promise(f"{told}, {meanwhile} of them meanwhile")
+
+
+def test_journald_is_stuck(cat: Installed, promise: Callable[[str], None]) -> None:
+    """journald does not move for two seconds, and its queue is full: connections are served
+    meanwhile, as fast as ever."""
+    show = ("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
+    stuck = int(run(*show).stdout)
+    with load.running(cat) as others:
+        os.kill(stuck, signal.SIGSTOP)
+        try:
+            fill_queue()
+            others.slowest, made = 0.0, others.made
+            time.sleep(2)
+            meanwhile, slowest = others.made - made, others.slowest
+        finally:
+            os.kill(stuck, signal.SIGCONT)
+        told = others.end()
+    promise(f"{told}, {meanwhile} of them meanwhile, the slowest {slowest * 1000:.0f} ms")
+    assert meanwhile > 10
+    assert slowest < 0.5
+
+
+def fill_queue() -> None:
+    """Sends journald more than it takes at the moment."""
+    for _ in range(100):  # of senders, each of which has a limit of its own, too
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+            sender.connect("/run/systemd/journal/socket")
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while sender.send(b"MESSAGE=to fill the queue\nPRIORITY=7\n"):
+                    sent += 1
+        if sent == 0:
+            return
+    raise AssertionError("the queue has no end")
 
 
 def test_the_journals_disk_is_full(cat: Installed, promise: Callable[[str], None]) -> None:
@@ -209,7 +269,8 @@ def test_the_service_file_is_replaced(
 ) -> None:
     """The service file is replaced again and again while it is read: every connection gets the one
     or the other."""
-    there = service("User=nobody\nArgv=/bin/echo 0\n", socket_section=ROOM)
+    words = [f"{number} {'x' * 500} {number}" for number in range(2)]
+    there = service(f"User=nobody\nArgv=/bin/echo {words[0]}\n", socket_section=ROOM)
     text = there.file.read_text()
     over = threading.Event()
     replaced = 0
@@ -217,9 +278,9 @@ def test_the_service_file_is_replaced(
     def replace() -> None:
         nonlocal replaced
         while not over.is_set():
-            for number in range(2):
+            for word in words:
                 draft = there.file.with_suffix(".new")
-                draft.write_text(text.replace("echo 0", f"echo {number}"))
+                draft.write_text(text.replace(words[0], word))
                 draft.rename(there.file)
                 replaced += 1
 
@@ -230,7 +291,7 @@ def test_the_service_file_is_replaced(
     finally:
         over.set()
         writer.join()
-    assert set(answers) == {b"0\n", b"1\n"}
+    assert set(answers) == {f"{word}\n".encode() for word in words}
     promise(f"200 connections, {replaced} times replaced")
 
 
@@ -329,6 +390,8 @@ def test_something_runs_out(
         unit_change("")
         assert cat.talk(b"again") == b"again"
         held = others.end().partition(" and ")[0]
+    if shortage == "no process":
+        assert told == {"recorded as resources": 1}
     counted = ", ".join(f"{number} {what}" for what, number in sorted(told.items()))
     promise(f"{shortage}: {counted}; the slowest {slowest * 1000:.0f} ms, {held}")
 
@@ -353,6 +416,7 @@ def test_the_machine_is_rebooted(
     the service listens again."""
     with nested.pristine(tmp_path_factory.mktemp("work")) as machine:
         machine.install(nested.BUILT.glob("*.deb"))
+        shutil.copy(UNIT, f"{machine.root}{UNIT}")  # as it is here, for counterproof.py
         text = f"[Socket]\nListenStream=127.0.0.1:10023\n{ROOM}\n[Spawn]\n{CAT}"
         (machine.root / "etc/spawn/echo.conf").write_text(text)
         machine.run(
