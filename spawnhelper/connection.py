@@ -90,9 +90,8 @@ def main(arguments: list[str]) -> int:
         if record.wanted(settings.log, supervision.result):
             fields = record.of_end(unit, connection, settings, who, supervision, counted)
             record.write(fields, foreground=foreground)
-        full = unit and refused.may_be(name, settings.max_connections)
-        if full and (count := refused.unsaid(name)):
-            record.write(record.of_refused(settings, count), foreground=foreground)
+        if unit:
+            refused.say(settings)
         if supervision.result == SIZE_LIMIT and not supervision.stopped:
             linger.linger(connection.socket, *linger.AFTER_ANSWER)
         return 0
@@ -118,7 +117,7 @@ def refuse(
 
     settings: None where it was refused before there were any.
     """
-    from spawnhelper import record
+    from spawnhelper import record, refused
 
     if connection is not None:
         if refusal.answer:
@@ -132,6 +131,8 @@ def refuse(
     if settings is None or record.wanted(settings.log, refusal.result):
         fields = record.of_refusal(unit, connection, name, settings, refusal)
         record.write(fields, foreground=foreground)
+    if unit and settings is not None:
+        refused.say(settings)
     if connection is not None and refusal.answer:
         from spawnhelper import linger
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spawnhelper import files, service
 from spawnhelper.inherited import unmapped
-from spawnhelper.outcome import Problem, misconfigured, shown
+from spawnhelper.outcome import Problem, misconfigured, printable, shown
 from spawnhelper.values import DIGITS, consists_of
 
 TYPE_CHECKING = False
@@ -186,8 +186,8 @@ def service_of(connection: Connection) -> str:
 
 def _claimed_twice(listener: Listener, other: Listener) -> Problem:
     sentence = (
-        f"ListenStream={listener.text} is where {other.service} listens "
-        f"({other.file}:{other.line}); give each service an address of its own"
+        f"ListenStream={shown(listener.text)} is where {shown(other.service)} listens "
+        f"({printable(other.file)}:{other.line}); give each service an address of its own"
     )
     return Problem(listener.file, listener.line, sentence)
 

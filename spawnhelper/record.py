@@ -22,7 +22,9 @@ else:
     import posix as os
 
 JOURNAL = "/run/systemd/journal/socket"
-SEND_TIME = 1.0  # seconds
+# Seconds. In a burst journald can be that far behind; and whoever waits counts against
+# MaxConnections=.
+SEND_TIME = 10.0
 DAEMON = 3  # syslog(3)
 CAUSES = {
     outcome.TIME_LIMIT: "over its time limit",
@@ -137,6 +139,8 @@ def of_refused(service: Service, count: int) -> list[str]:
     unit = f"spawn@{service.name}.socket"
     were = "connection was" if count == 1 else "connections were"
     sentence = f"{count} {were} refused above MaxConnections={service.max_connections}"
+    if service.per_source:
+        sentence += " or MaxConnectionsPerSource="
     return [
         *_head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),
         f"SPAWN_SERVICE={service.name}",

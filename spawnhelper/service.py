@@ -5,7 +5,7 @@ from __future__ import annotations
 from spawnhelper import files, syntax
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 from spawnhelper.settings import KEYS, LIMITS, SETTINGS
-from spawnhelper.values import words
+from spawnhelper.values import DIGITS, consists_of, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SECTIONS = ("Socket", "Spawn")
 MOST_PROBLEMS = 50
 MAX_CONNECTIONS = 256  # of spawn@.socket
+MOST_DIGITS = 9  # systemd has 32 bits
 OURS = {
     "Accept": "each connection has a process of its own",
     "Service": "spawn@.service serves every connection",
@@ -35,7 +36,8 @@ NOT_STREAMS = (
 class Service:
     """What a service's files say. The attributes are those of the settings table, times in
     microseconds, sizes in bytes; None is a limit that is off, or a value that is left open.
-    max_connections: what systemd goes by, as far as the service's files say."""
+    max_connections, per_source: what systemd goes by, as far as the service's files say; whether
+    there is a MaxConnectionsPerSource=."""
 
     user: tuple[str, str | None]
     group: str | None
@@ -70,11 +72,13 @@ class Service:
     syslog_identifier: str | None
     syslog_facility: int
     max_connections: int
+    per_source: bool
 
     def __init__(self, name: str, file: str) -> None:
         self.name = name
         self.file = file
         self.max_connections = MAX_CONNECTIONS
+        self.per_source = False
         self.given: dict[str, list[Assignment]] = {}
         for setting in SETTINGS:
             setattr(self, setting.attribute, setting.default)
@@ -110,8 +114,11 @@ def load(file: str) -> Service:
     assignments, problems = read(file)
     service, further = _follow(file, assignments)
     for each in assignments:
-        if each.key == "MaxConnections" and each.section == "Socket" and each.value.isdecimal():
-            service.max_connections = int(each.value)
+        if each.section == "Socket" and each.key == "MaxConnections":
+            known = consists_of(each.value, DIGITS) and len(each.value) <= MOST_DIGITS
+            service.max_connections = int(each.value) if known else MAX_CONNECTIONS
+        elif each.section == "Socket" and each.key == "MaxConnectionsPerSource":
+            service.per_source = each.value not in ("", "0")
     problems += further + _socket_problems(file, assignments)
     if problems:
         # What is missing comes last: it may be what a line was meant for.

@@ -224,7 +224,7 @@ SETTINGS = (
         60 * SECOND,
         "60s",
         "How long a connection waits for its turn, where there is a MaxCommands=. Then it is "
-        "closed. 0 means that it does not wait.",
+        "closed. 0 means that it does not wait, `infinity` that it waits as long as its client.",
         "Postfix master(5) maxproc",
     ),
     Setting(
@@ -410,7 +410,8 @@ SETTINGS = (
         "all",
         "all",
         "Which ends of a command are recorded: `all`, `failures`, which is all but success, or "
-        "`none`. That a command could not be run always is, and a health check is with `all` only.",
+        "`none`. That a command could not be run always is, and so is how many connections systemd "
+        "refused; a health check is with `all` only.",
         "xinetd.conf(5) log_on_success, log_on_failure",
     ),
     Setting(

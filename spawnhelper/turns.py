@@ -2,8 +2,8 @@
 
 Each helper of a service has a number, and a socket with that number and its process id as its name
 in the service's folder. Numbers never come again. The helpers with the lowest ones have their
-turn, as many as MaxCommands= says; who ends, in whatever way, is out of the count. Nobody else
-keeps it, so that there is nothing to go wrong with it.
+turn, as many as MaxCommands= says, and show it in their names; who ends, in whatever way, is out of
+the count. Nobody else keeps it.
 
 Who waits first watches those whose turn it is; who waits further back is connected to the one
 before, who hangs up when its own turn has come.
@@ -18,7 +18,7 @@ import time
 from posix import environ
 
 from spawnhelper import banner
-from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal
+from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal, printable
 from spawnhelper.patience import until_any
 
 TYPE_CHECKING = False
@@ -34,6 +34,7 @@ else:
 
 FOLDER = "/run/spawn/turns"
 LAST = ".last"  # the file with the last number that was given
+TURN = "+"  # behind the name of one that has its turn
 NSEC_PER_USEC = 1_000
 MOST_WAITING = 4096  # net.core.somaxconn
 
@@ -52,75 +53,64 @@ def wait(service: Service, connection: Connection) -> None:
     try:
         place = Place(_opened(folder, service.name))
         client = connection.socket.fileno()
-        while awaited := place.before(service.max_commands):
+        while ahead := place.ahead(service.max_commands):
             # That the client is gone poll(2) says by itself.
-            ready = until_any([(client, 0), *awaited], deadline, "its turn")
+            awaited = [(client, 0), (place.own, select.POLLIN), *ahead]
+            while (ready := until_any(awaited, deadline, "its turn")) == [place.own]:
+                place.accept()  # somebody behind, who changes nothing here
             if client in ready:
                 raise _refusal(service, "the client went away")
             if not ready:
                 raise _refusal(service, "QueueLimit= was over")
         place.enter()
     except OSError as error:
-        sentence = f"MaxCommands= cannot be kept in {folder}: {error.strerror}"
+        sentence = f"MaxCommands= cannot be kept in {printable(folder)}: {error.strerror}"
         raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
     connection.waited = (time.monotonic_ns() - begun) // NSEC_PER_USEC
 
 
 class Place:
-    """This process's place among a service's helpers. folder: a descriptor of their folder."""
+    """This process's place among a service's helpers. folder: a descriptor of their folder. own:
+    the descriptor at which those behind call; it is open for as long as this process lives."""
 
     def __init__(self, folder: int) -> None:
         self.folder = folder
         self._watched: list[int] = []
-        self._ahead: socket.socket | None = None
+        self._waiter: socket.socket | None = None
         self._behind: list[socket.socket] = []
-        self._own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.own = self._socket.fileno()
         last = os.open(LAST, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             fcntl.flock(last, fcntl.LOCK_EX)
             number = int(os.read(last, 20) or b"0") + 1
             os.pwrite(last, b"%020d" % number, 0)
             self.name = f"{number:020}-{os.getpid()}"
-            self._own.bind(self._path(self.name))
-            self._own.listen(MOST_WAITING)
+            self._socket.bind(self._path(self.name))
+            self._socket.listen(MOST_WAITING)
         finally:
             os.close(last)
         atexit.register(self._leave)
 
-    def before(self, most: int) -> list[tuple[int, int]]:
-        """What to watch with poll(2), as descriptors and events: nothing when it is this process's
-        turn."""
-        self._accept()
+    def ahead(self, most: int) -> list[tuple[int, int]]:
+        """What tells that somebody ahead is gone, or has got the turn, as descriptors and events
+        for poll(2); nothing when it is this process's turn."""
         while True:
             self._forget()
-            earlier = self._earlier()
+            earlier = sorted(name for name in os.listdir(self.folder) if LAST < name < self.name)
             if len(earlier) < most:
                 return []
-            if len(earlier) == most:
-                if not all(self._watch(name) for name in earlier):
-                    continue
-                ahead = self._watched
-            else:
-                self._ahead = self._connected(earlier[-1])
-                # It may have had its turn in between, and not have known of us.
-                if self._ahead is None or len(self._earlier()) != len(earlier):
-                    continue
-                ahead = [self._ahead.fileno()]
-            return [(each, select.POLLIN) for each in (*ahead, self._own.fileno())]
+            waiting = [name for name in earlier if not name.endswith(TURN)]
+            if not waiting:
+                if all(self._watch(name) for name in earlier):
+                    return [(each, select.POLLIN) for each in self._watched]
+            elif waiter := self._connected(waiting[-1]):
+                self._waiter = waiter
+                if self._exists(waiting[-1]):  # else it may not have known of us
+                    return [(waiter.fileno(), select.POLLIN)]
 
-    def enter(self) -> None:
-        """Tells whoever is next that this process does not wait any more."""
-        self._forget()
-        self._accept()
-        self._behind.clear()
-        self._own.listen(0)  # for those who want to know whether this process lives
-
-    def _earlier(self) -> list[str]:
-        """Who came before, in order."""
-        return sorted(name for name in os.listdir(self.folder) if LAST < name < self.name)
-
-    def _accept(self) -> None:
-        """Keeps who is connected; most often there is one at most."""
+    def accept(self) -> None:
+        """Keeps who calls; most often there is one at most."""
         poll = select.poll()
         for each in self._behind:
             poll.register(each, 0)
@@ -128,17 +118,27 @@ class Place:
         self._behind = [each for each in self._behind if each.fileno() not in gone]
         try:
             while True:
-                accepted, _ = self._own._accept()  # type: ignore[attr-defined]  # of _socket
+                accepted, _ = self._socket._accept()  # type: ignore[attr-defined]  # of _socket
                 self._behind.append(socket.socket(fileno=accepted))
         except BlockingIOError:
             pass
 
+    def enter(self) -> None:
+        """Tells whoever is next that this process does not wait any more."""
+        self._forget()
+        waited, self.name = self.name, self.name + TURN
+        os.rename(waited, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        self.accept()
+        self._behind.clear()
+        self._socket.listen(0)  # for those who want to know whether this process lives
+
     def _watch(self, name: str) -> bool:
         """Whether there is such a process, whose end is watched from now on."""
         try:
-            self._watched.append(os.pidfd_open(int(name.partition("-")[2])))
+            self._watched.append(os.pidfd_open(int(name.partition("-")[2].removesuffix(TURN))))
         except ProcessLookupError:
-            pass
+            self._remove(name)
+            return False
         return self._connected(name) is not None  # else it is another one with that number
 
     def _connected(self, name: str) -> socket.socket | None:
@@ -152,10 +152,7 @@ class Place:
         except FileNotFoundError:
             return None
         except ConnectionRefusedError:
-            try:
-                os.unlink(name, dir_fd=self.folder)
-            except FileNotFoundError:
-                pass
+            self._remove(name)
             return None
         return other
 
@@ -163,15 +160,28 @@ class Place:
         """A path that is short enough for a socket, wherever the folder is."""
         return f"/proc/self/fd/{self.folder}/{name}"
 
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self.folder)
+        except FileNotFoundError:
+            pass
+
     def _forget(self) -> None:
         for descriptor in self._watched:
             os.close(descriptor)
         self._watched.clear()
-        self._ahead = None
+        self._waiter = None
 
     def _leave(self) -> None:
         try:
-            os.unlink(self.name, dir_fd=self.folder)
+            self._remove(self.name)
         except OSError:
             pass  # then whoever waits finds out
 

@@ -3,13 +3,14 @@ connect, and the journal as journalctl shows it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ PATIENCE = 30.0  # seconds, for what takes milliseconds on a machine with nothin
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, at once
 BOOTED = "SPAWNHELPER_MACHINE" in os.environ
 in_machine = pytest.mark.skipif(not BOOTED, reason="needs a booted machine: tests/run")
+PASSED = pytest.StashKey[bool]()
 _numbers = itertools.count()
 
 
@@ -73,6 +75,20 @@ def journal(*matches: str) -> list[dict[str, Any]]:
     run("journalctl", "--sync")
     lines = run("journalctl", "-q", "-o", "json", *matches).stdout.splitlines()
     return [json.loads(line) for line in lines]
+
+
+def fill_journal() -> None:
+    """Sends journald, which is to be stopped, all that its queue takes."""
+    sent = 1
+    with contextlib.ExitStack() as senders:  # each of which has a limit of its own, too
+        while sent:
+            sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            senders.enter_context(sender)
+            sender.connect("/run/systemd/journal/socket")
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while sender.send(b"MESSAGE=filling\n"):
+                    sent += 1
 
 
 def connection_units() -> list[str]:
@@ -183,6 +199,12 @@ def service() -> Iterator[Callable[..., Installed]]:
 
 
 @pytest.fixture
+def cat(service: Callable[..., Installed]) -> Installed:
+    """A service that says what it is told, with room for a load."""
+    return service("User=nobody\nArgv=/bin/cat\n", socket_section="MaxConnections=300")
+
+
+@pytest.fixture
 def unit_change() -> Iterator[Callable[[str], None]]:
     """Changes spawn@.service by a drop-in, until the test is over."""
     folder = Path("/run/systemd/system/spawn@.service.d")
@@ -215,18 +237,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--figures", type=Path, help="a file for what a suite measured, as JSON lines")
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Lets the promise fixture know whether its test has passed."""
+    report = (yield).get_result()
+    if report.when == "call":
+        item.stash[PASSED] = report.passed
+
+
 @pytest.fixture
-def promise(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def promise(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
     """Notes the figure for the promise that the test's docstring makes: the fault, a colon, and
-    what is promised."""
-
-    def note(figure: str) -> None:
-        text = " ".join((request.function.__doc__ or "").split())
-        fault, _, promised = text.partition(": ")
-        print(f"{fault}: {figure}")
-        if file := request.config.getoption("--figures"):
-            row = {"fault": fault, "promise": promised, "figure": figure}
-            with open(file, "a", encoding="utf-8") as out:
-                out.write(json.dumps(row) + "\n")
-
-    return note
+    what is promised. Of a test that fails that is what is noted."""
+    text = " ".join((request.function.__doc__ or "").split())
+    fault, _, promised = text.partition(": ")
+    figures: list[str] = []
+    yield figures.append
+    file = request.config.getoption("--figures")
+    if not file or not figures:
+        return
+    figure = figures[-1] if request.node.stash.get(PASSED, False) else "**failed**"
+    row = {"test": request.node.nodeid, "fault": fault, "promise": promised, "figure": figure}
+    with open(file, "a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")

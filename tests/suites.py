@@ -14,7 +14,14 @@ import kernel
 import machine
 
 FILES = {
-    "faults": tuple(f"faults/{each}.py" for each in ("bursts", "collisions", "under_load", "soak")),
+    "faults": (
+        "faults/bursts.py",
+        "faults/collisions.py",
+        "faults/killed.py",
+        "faults/journald.py",
+        "faults/under_load.py",
+        "faults/soak.py",
+    ),
     "counterproof": ("faults/counterproof.py",),
     "fuzz": ("fuzz/sessions.py",),
 }
@@ -66,12 +73,12 @@ def finish(suite: str, booted: machine.Machine) -> None:
     figures = booted.run("sh", "-c", f"cat {FIGURES}; rm -f {FIGURES}", check=False)
     keep(booted.release, figures.stdout)
     if suite == "fuzz":
-        tar = booted.command("tar", "-c", f"--directory={GROWN_INSIDE}", ".")
-        grown = subprocess.run(tar, check=True, capture_output=True).stdout
+        pack = f"mkdir -p {GROWN_INSIDE}; exec tar -c --directory={GROWN_INSIDE} ."
+        grown = subprocess.run(booted.command("sh", "-c", pack), check=True, capture_output=True)
         shutil.rmtree(GROWN, ignore_errors=True)
         GROWN.mkdir(parents=True)
         unpack = ["tar", "-x", "--no-same-owner", f"--directory={GROWN}"]
-        subprocess.run(unpack, check=True, input=grown)
+        subprocess.run(unpack, check=True, input=grown.stdout)
 
 
 def with_own_kernel(release: str, packages: Path, command: list[str]) -> int:
@@ -90,15 +97,14 @@ def with_own_kernel(release: str, packages: Path, command: list[str]) -> int:
 
 
 def keep(release: str, measured: str) -> None:
-    """Keeps figures, in place of what was known of the same promises."""
-    if not measured:
-        return
+    """Keeps figures, each in place of what was known of the same test."""
+    rows = {row["test"]: row for row in _kept(release)}
+    for line in measured.splitlines():
+        row = json.loads(line)
+        rows[row["test"]] = row
     file = KEPT / f"{release}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = [json.loads(line) for line in measured.splitlines()]
-    faults = {row["fault"] for row in fresh}
-    old = [row for row in _kept(release) if row["fault"] not in faults]
-    file.write_text("".join(json.dumps(row) + "\n" for row in old + fresh))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
 
 
 def write_page() -> int:
@@ -116,7 +122,8 @@ def write_page() -> int:
     lines = [HEAD, f"| fault | promise | {' | '.join(versions)} |", f"|---|---|{'---|' * 3}"]
     for (fault, promise), figures in rows.items():
         cells = ["<br>".join(figures.get(release, ["-"])) for release in machine.RELEASES]
-        lines.append(f"| {fault} | {promise} | {' | '.join(cells)} |")
+        cells = [cell.replace("|", "\\|") for cell in (fault, promise, *cells)]
+        lines.append(f"| {' | '.join(cells)} |")
     PAGE.write_text("\n".join(lines) + "\n")
     return 0
 
@@ -133,8 +140,9 @@ def renew_corpus() -> int:
     if not GROWN.is_dir():
         print("there is nothing new yet; tests/run fuzz --seconds 600")
         return 1
-    shutil.rmtree(CORPUS)
-    shutil.copytree(GROWN, CORPUS)
+    for grown in GROWN.iterdir():
+        shutil.rmtree(CORPUS / grown.name)
+        shutil.copytree(grown, CORPUS / grown.name)
     return 0
 
 

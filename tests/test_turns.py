@@ -225,6 +225,51 @@ def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None
     assert until(lambda: waiting(there) == [])
 
 
+def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> None:
+    """Who comes after the change waits until fewer run, whoever of them ends, and costs nothing
+    meanwhile."""
+    there = service(f"{CAT}MaxCommands=5\n")
+    clients = in_line(there, 5)
+    for client in clients:
+        speak(client)
+    there.write(f"{CAT}MaxCommands=2\nQueueLimit=infinity\n")
+    late = in_line(there, 2)
+    time.sleep(1)
+    for helper in helpers()[-2:]:
+        ticks = Path(f"/proc/{helper}/stat").read_text().rpartition(")")[2].split()[11:13]
+        assert sum(map(int, ticks)) < 30  # hundredths of a second, the interpreter's start included
+    for client in clients[:4]:
+        assert silent(late[0])
+        client.close()
+    speak(late[0])
+    assert silent(late[1])
+    late[0].close()
+    speak(late[1])
+    for client in (late[1], clients[4]):
+        client.close()
+    assert until(lambda: waiting(there) == [])
+
+
+def test_many_that_wait_do_not_wake_each_other(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}MaxCommands=1\n")
+    clients = in_line(there, 40)
+    speak(clients[0])
+    time.sleep(0.5)
+    first, *middle, _ = helpers()[1:]
+
+    def switches(helper: int) -> int:
+        status = Path(f"/proc/{helper}/status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    before = [switches(helper) for helper in (first, *middle)]
+    late = in_line(there, 1)
+    time.sleep(0.5)
+    assert [switches(helper) for helper in (first, *middle)] == before
+    for client in (*clients, *late):
+        client.close()
+    assert until(lambda: waiting(there) == [])
+
+
 def test_services_do_not_wait_for_each_other(service: Callable[..., Installed]) -> None:
     one, other = (service(f"{CAT}MaxCommands=1\n") for _ in range(2))
     with one.connect() as first, other.connect() as second:

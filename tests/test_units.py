@@ -224,6 +224,33 @@ def test_connections_above_the_limit_are_said_once(service: Callable[..., Instal
     ] == []
 
 
+def test_connections_above_the_limit_are_said_by_who_is_refused(
+    service: Callable[..., Installed],
+) -> None:
+    silent = "ProxyProtocol=v1\nProxyFrom=127.0.0.1\nProxyTimeLimit=1s\n"
+    full = service(f"{ECHO}\n{silent}", socket_section="MaxConnections=2")
+    with full.connect() as one, full.connect() as two, full.connect() as three:
+        assert [read_all(client) for client in (three, one, two)] == [b""] * 3
+    found = full.records(3)
+    results = sorted(each["SPAWN_RESULT"] for each in found)
+    assert results == ["connection-limit", "refused", "refused"]
+    assert [each["SPAWN_REFUSED"] for each in found if "SPAWN_REFUSED" in each] == ["1"]
+
+
+def test_connections_above_the_limit_of_one_source(service: Callable[..., Installed]) -> None:
+    there = service(ECHO, socket_section="MaxConnectionsPerSource=1")
+    with there.connect() as one:
+        one.sendall(b"x")
+        assert one.recv(1) == b"x"
+        with there.connect() as two:
+            assert read_all(two) == b""
+    (said,) = [each for each in there.records(2) if "SPAWN_REFUSED" in each]
+    assert said["MESSAGE"] == (
+        f"{there.name}: 1 connection was refused above MaxConnections=256 or "
+        "MaxConnectionsPerSource="
+    )
+
+
 def test_a_burst_is_answered_and_does_not_end_the_listener(
     service: Callable[..., Installed],
 ) -> None:

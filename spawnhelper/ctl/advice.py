@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 from spawnhelper import files, listeners
-from spawnhelper.outcome import Problem
+from spawnhelper.outcome import Problem, shown
 from spawnhelper.service import Service
 
 UNIX_NAMES_SINCE = 258  # a connection's unit has a socket cookie in its name (systemd.socket(5))
@@ -31,9 +31,10 @@ def _collisions(file: str) -> list[Problem]:
     ]
     if not others:
         return []
+    names = " or ".join(map(shown, others))
     sentence = (
-        f"a client process that connects to {' or '.join(others)}, too, can have a connection "
-        f"reset before systemd {UNIX_NAMES_SINCE}; listen on TCP at 127.0.0.1 instead, or upgrade"
+        f"a client process that connects to {names}, too, can have a connection reset before "
+        f"systemd {UNIX_NAMES_SINCE}; listen on TCP at 127.0.0.1 instead, or upgrade"
     )
     return [Problem(mine[0].file, mine[0].line, sentence)]
 
@@ -53,6 +54,6 @@ def systemd() -> int:
     """The version of the systemd that is installed; that of the future where there is none."""
     try:
         told = subprocess.run(["systemctl", "--version"], check=False, capture_output=True)
-    except OSError:
+        return int(told.stdout.split()[1])
+    except (OSError, LookupError, ValueError):
         return UNIX_NAMES_SINCE
-    return int(told.stdout.split()[1])

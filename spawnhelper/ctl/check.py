@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from spawnhelper import banner, command, files, identity, listeners, service
 from spawnhelper.ctl import advice
-from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
+from spawnhelper.outcome import Problem, Refusal, misconfigured, printable, shown
 
 T = TypeVar("T")
 DROP_INS = f"{files.SUFFIX}.d"
@@ -49,7 +49,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"{file}: ok")
             if file != files.DEFAULTS:
                 for hint in advice.of(service.load(file), file):
-                    print(f"{hint.file}:{hint.line}: note: {hint.sentence}", file=sys.stderr)
+                    print(
+                        f"{printable(hint.file)}:{hint.line}: note: {hint.sentence}",
+                        file=sys.stderr,
+                    )
             continue
         for problem in found.problems:
             print(problem, file=sys.stderr)

@@ -27,6 +27,7 @@ class Load:
         self.lost: list[str] = []
         self.made = 0
         self.slowest = 0.0
+        self._paused = False
         self._over = threading.Event()
         self._held = [connect(there.address) for _ in range(COUNT)]
         for client in self._held:
@@ -37,17 +38,22 @@ class Load:
 
     def pause(self) -> None:
         """From now on there is nothing but the connections that stay, and they are silent."""
+        self._paused = True
+        self._stop()
+
+    def _stop(self) -> None:
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def end(self) -> str:
         """Ends it; how it went. Every one that stayed is served to its end."""
-        self.pause()
+        self._stop()
         for client in self._held:
             with client:
                 self._try(partial(self._finish, client))
         assert self.lost == []
+        assert self.made or self._paused, "there was no load"
         return f"{COUNT} held and {self.made} short ones, none lost"
 
     def _stay(self) -> None:
