@@ -135,7 +135,7 @@ def test_the_service_has_what_the_table_has() -> None:
     attributes = {setting.attribute for setting in SETTINGS}
     limits = {KEYS[key].attribute for key in LIMITS}
     hints = set(typing.get_type_hints(Service, vars(typing) | NAMES))
-    assert hints - {"max_connections"} == attributes - limits  # that one is of [Socket]
+    assert hints - {"max_connections", "per_source"} == attributes - limits  # those of [Socket]
     said = {"the user's", "unchanged", "everybody", "nobody", "always", "Argv='s first word"}
     said.add("as many as MaxConnections=")
     said.add("spawn")  # in the record; elsewhere it is the command's name

@@ -173,6 +173,7 @@ def test_a_listener_comes_back_when_its_address_is_free(
             "and it is tried again every 10s"
         )
     assert until(lambda: there.state() == "active", 15), "after RestartSec="
+    assert len(there.records(2)) == 2
     assert there.talk(b"here") == b"here"
     results = [each["SPAWN_RESULT"] for each in there.records(3)]
     assert results == ["cannot-listen", "listening-again", "success"]
