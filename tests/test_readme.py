@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_the_manual_page_has_every_option() -> None:
     ).stdout.split()
     assert "--slower-than" in listing
     assert [each for each in listing if each not in page] == []
+
+
+def test_the_page_of_faults_has_every_promise() -> None:
+    """To renew it: tests/run faults --page, once the suite has run."""
+    tests = README.parent / "tests"
+    page = (tests / "FAULTS.md").read_text()
+    missing = []
+    for file in (*tests.glob("faults/*.py"), *tests.glob("fuzz/sessions.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                fault, _, promise = " ".join((ast.get_docstring(node) or "").split()).partition(
+                    ": "
+                )
+                if f"| {fault} | {promise} |" not in page:
+                    missing.append(f"{file.name}: {node.name}")
+    assert missing == []
 
 
 OPTIONS = """
