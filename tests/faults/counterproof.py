@@ -48,9 +48,9 @@ MECHANISMS = {
         "bursts.py::test_a_second_burst_costs_no_more_memory",
     ),
     "who ends says what was refused (refused.py)": Mechanism(
-        PACKAGE / "refused.py",
-        "    if may_be(",
-        "    if False and may_be(",
+        PACKAGE / "connection.py",
+        "refused.say(settings)",
+        "pass",
         "bursts.py::test_above_the_limit",
     ),
     "systemd does not say each refusal (spawn@.socket)": Mechanism(
@@ -82,8 +82,8 @@ MECHANISMS = {
     ),
     "a dead helper has no turn (turns.py)": Mechanism(
         PACKAGE / "turns.py",
-        "            self._remove(name)\n            return False\n",
-        "            return True\n",
+        "except ConnectionRefusedError:",
+        "except InterruptedError:",
         "killed.py::test_a_helper_is_killed_in_the_queue[the one before, too]",
     ),
     "the wait status is told apart (supervise.py)": Mechanism(
