@@ -50,9 +50,8 @@ def main(arguments: list[str]) -> int:
     claimed = listeners.claimed(file)
     if os.waitpid(starting, 0)[1] == 0:
         step_aside(claimed)
-        if (
-            int(shown(unit, "ActiveEnterTimestampMonotonic") or 0) >= begun
-        ):  # else somebody was faster
+        since = int(shown(unit, "ActiveEnterTimestampMonotonic") or 0)
+        if since >= begun:  # else somebody was faster
             record.write(record.of_listener(name, unit, LISTENING_AGAIN), foreground=False)
         return 0
     if shown(unit, "Job") not in ("", "0"):

@@ -31,9 +31,10 @@ def say(service: Service) -> None:
     mark = f"{FOLDER}/{MARK}{service.name}"
     try:
         full = service.per_source or _open_connections() >= service.max_connections
-        if not full and not _exists(mark):
+        if full:
+            os.close(_opened(mark))
+        elif not _exists(mark):
             return
-        os.close(_opened(mark))
         said = _opened(f"{FOLDER}/{service.name}")
         try:
             count = _unsaid(said, service.name)
@@ -48,8 +49,8 @@ def say(service: Service) -> None:
 
 
 def _open_connections() -> int:
-    """How many connections are open, of all services, as control groups tell (cgroups(7)): so many
-    units there are beside this one's."""
+    """How many connections are open, of all services and this one among them, as control groups
+    tell (cgroups(7))."""
     own = _read("/proc/self/cgroup").partition("0::")[2].strip()
     counted = _read(f"/sys/fs/cgroup{own.rpartition('/')[0]}/cgroup.stat").split()
     return int(counted[counted.index("nr_descendants") + 1])
