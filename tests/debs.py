@@ -5,6 +5,7 @@ For the host's side, as machine.py is.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from machine import CACHE, TREE, base_root, discard, fetched, nspawn, overlay
@@ -106,6 +108,16 @@ def pack_sources(target: Path, folder: str, date: int) -> None:
             entry.mtime = date
             with path.open("rb") as content:
                 archive.addfile(entry, content)
+
+
+@contextlib.contextmanager
+def folder(name: str) -> Iterator[Path]:
+    """A folder for packages: kept for the next run, if the tree can hold it."""
+    if os.access(TREE, os.W_OK):
+        yield TREE / "build/test-packages" / name
+        return
+    with tempfile.TemporaryDirectory() as fresh:
+        yield Path(fresh, name)
 
 
 def build_current(release: str, output: Path, cache: Path = CACHE) -> None:

@@ -25,7 +25,8 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parent.parent
 CACHE = Path("/var/cache/spawnhelper-machines")
 STATE = Path("/run/spawnhelper-machines")
-RELEASES = ("bookworm", "trixie", "forky")
+SYSTEMD = {"bookworm": "252", "trixie": "257", "forky": "262"}
+RELEASES = tuple(SYSTEMD)
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "pip3": "python3-pip",
@@ -79,6 +80,11 @@ RUN_PACKAGES = (
     "systemd-sysv",
     "zsh",
 )
+PACKAGES = {
+    "build": BUILD_PACKAGES,
+    "run": RUN_PACKAGES,
+    "bench": (*RUN_PACKAGES, "ipsvd", "ucspi-tcp", "xinetd"),
+}
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -157,11 +163,11 @@ def isolate() -> None:
 
 
 def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
-    """The root of a minimal Debian with the packages of that kind, "run" or "build".
+    """The root of a minimal Debian with the packages of that kind, "run", "build" or "bench".
 
     Made at the first call, kept in the cache, and shared by all machines, read-only.
     """
-    packages = {"run": RUN_PACKAGES, "build": BUILD_PACKAGES}[kind]
+    packages = PACKAGES[kind]
     digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
     root = cache / f"{release}-{kind}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -275,9 +281,10 @@ class Machine:
 
 
 @contextlib.contextmanager
-def booted(release: str, cache: Path = CACHE) -> Iterator[Machine]:
-    """A machine that is powered off at the end; call isolate() first."""
-    base = base_root(release, "run", cache)
+def booted(release: str, kind: str = "run", cache: Path = CACHE) -> Iterator[Machine]:
+    """A machine that is powered off at the end, from a base root of that kind; call isolate()
+    first."""
+    base = base_root(release, kind, cache)
     root = overlay(base)
     # systemd 258 and later need version 2 control groups, whatever the host has.
     environment = os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}

@@ -30,7 +30,6 @@ OWN_KERNEL = {"faults": "faults/own_kernel.py", "counterproof": "faults/counterp
 FIGURES = "/srv/figures"  # in the machine
 KEPT = machine.TREE / "build/faults"
 PAGE = machine.TREE / "tests/FAULTS.md"
-SYSTEMD = {"bookworm": "252", "trixie": "257", "forky": "262"}
 FUZZED = "bookworm"  # atheris is a wheel for its Python
 ATHERIS = machine.TREE / "tests/fuzz/atheris.txt"  # its version, and the sum of its wheel
 ATHERIS_INSIDE = "/srv/atheris"
@@ -119,7 +118,7 @@ def write_page() -> int:
     if not rows:
         print("there are no figures yet; tests/run faults")
         return 1
-    versions = [SYSTEMD[release] for release in machine.RELEASES]
+    versions = [machine.SYSTEMD[release] for release in machine.RELEASES]
     lines = [HEAD, f"| fault | promise | {' | '.join(versions)} |", f"|---|---|{'---|' * 3}"]
     for (fault, promise), figures in rows.items():
         cells = ["<br>".join(figures.get(release, ["-"])) for release in machine.RELEASES]
