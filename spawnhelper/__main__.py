@@ -5,9 +5,12 @@ prctl and systemd-python are in; it is the one that holds this file's folder.
 """
 
 import sys
+from posix import _exit
 
 sys.path.append(__file__.rpartition("/spawnhelper/")[0])
 
 from spawnhelper.connection import main
 
-sys.exit(main(sys.argv[1:]))
+# Nothing is left to be written or closed. To take the interpreter down in order would cost a third
+# of what its start does.
+_exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from spawnhelper import addresses, banner
+from spawnhelper import addresses
 from spawnhelper.outcome import REFUSED, Problem, Refusal
 
 TYPE_CHECKING = False
@@ -76,6 +76,8 @@ def within(span: tuple[int, int], minute: int) -> bool:
 
 def refusal(service: Service, key: str, word: str | None, sentence: str) -> Refusal:
     """The Refusal by the line of the key that has the word."""
+    from spawnhelper import banner  # whoever may connect does not wait for it
+
     problems: tuple[Problem, ...] = (service.problem(key, sentence, word),)
     answer = b""
     try:

@@ -33,6 +33,11 @@ else:
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 EXPORTED = ("TZ", "LANG")  # what Postfix exports by default, but for its own MAIL_CONFIG
 NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
+# Bytes of a pipe that a lot goes through. The kernel counts them with root's other pipes (pipe(7),
+# pipe-user-pages-soft), and once those are 64 MiB new ones are small: as many connections as
+# MaxConnections= has by default just fit in.
+WIDE = 1 << 18
+GIVEN_WAY = 20  # milliseconds
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
@@ -68,14 +73,39 @@ class Process:
     a byte once the command runs, and otherwise has `KEY=WHAT: WHY`, KEY being that of the setting
     to blame, if any. input, output: our ends of its Streams, None where it has the socket."""
 
-    __slots__ = ("failure", "input", "output", "pid", "started")
+    __slots__ = ("_identity", "failure", "input", "output", "pid", "started")
 
-    def __init__(self, pid: int, started: int, failure: int, streams: Streams) -> None:
+    def __init__(
+        self, pid: int, started: int, failure: int, streams: Streams, identity: Identity
+    ) -> None:
         self.pid = pid
         self.started = started
         self.failure = failure
         self.input = streams.input and streams.input[1]
         self.output = streams.output and streams.output[0]
+        self._identity = identity
+
+    def give_way(self) -> None:
+        """Waits for the child to become the command, but for a moment only. Until it has, whatever
+        this process does keeps the client waiting, and costs a copy of each page that it touches.
+        """
+        import select
+
+        poll = select.poll()
+        poll.register(self.failure, select.POLLIN)
+        poll.poll(GIVEN_WAY)
+
+    def widen_input(self) -> None:
+        """Gives the pipe to the command more room, unless there are too many pipes for somebody
+        without privileges to get that."""
+        import fcntl
+
+        assert self.input is not None
+        with Acting(self._identity):
+            try:
+                fcntl.fcntl(self.input, fcntl.F_SETPIPE_SZ, WIDE)
+            except OSError:
+                pass  # it goes on as it is
 
 
 def without_library(error: ImportError) -> Refusal:
@@ -168,7 +198,7 @@ def start(service: Service, identity: Identity, connection: Connection, program:
         os.close(streams.input[0])
     if streams.output is not None:
         os.close(streams.output[1])
-    return Process(pid, started, failure, streams)
+    return Process(pid, started, failure, streams, identity)
 
 
 def _become(

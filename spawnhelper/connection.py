@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from spawnhelper.relay import Relay
     from spawnhelper.service import Service
+    from spawnhelper.turns import Place
 else:
     import posix as os
 
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     unit = arguments[0] if file is None and arguments else ""
     foreground = file is not None
     connection = None
+    place: Place | None = None
     name = "" if file is None else files.name_of(file)
     settings = None
     try:
@@ -62,12 +64,13 @@ def main(arguments: list[str]) -> int:
         if settings.max_commands is not None:
             from spawnhelper import turns
 
-            turns.wait(settings, connection)
+            place = turns.wait(settings, connection)
         if settings.banner is not None:
             from spawnhelper import banner
 
             banner.greet(settings, connection)
         process = command.start(settings, who, connection, program)
+        process.give_way()
 
         from spawnhelper import record, refused, traffic
         from spawnhelper.supervise import Supervision
@@ -102,6 +105,9 @@ def main(arguments: list[str]) -> int:
         sentence = f"{type(error).__name__}: {error}"
         fault = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
         return refuse(unit, connection, name, settings, fault, foreground=foreground)
+    finally:
+        if place is not None:
+            place.leave()
 
 
 def refuse(

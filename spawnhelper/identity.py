@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import pwd
 
 from spawnhelper.outcome import Problem, misconfigured
@@ -162,6 +161,8 @@ def _account(name: str) -> pwd.struct_passwd | None:
 
 
 def _group(name: str) -> int | None:
+    import grp  # most commands have the group of their user
+
     try:
         return grp.getgrgid(int(name)).gr_gid if name.isdigit() else grp.getgrnam(name).gr_gid
     except (KeyError, OverflowError):

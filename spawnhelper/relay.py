@@ -106,6 +106,8 @@ class Relay:
         self.discarded = 0
         self._client = connection.socket
         self._pipe: int | None = process.input
+        self._process = process
+        self._wide = False
         client = connection.socket.fileno()
         _never_block(connection.socket)
         self.input = Pump(client, process.input, self._end_input, connection.socket)
@@ -135,6 +137,9 @@ class Relay:
         else:
             if self.input.moved < self.limit:
                 self.input.move(min(CHUNK, self.limit - self.input.moved))
+            if self.input.awaited == self.input.target and not self._wide:
+                self._wide = True  # it was full: a wider one takes fewer turns, for a lot to come
+                self._process.widen_input()
             if self.input.moved == self.limit and self.input.awaited is not None:
                 self._look_beyond()
 

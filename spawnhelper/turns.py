@@ -11,7 +11,6 @@ before, who hangs up when its own turn has come.
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import select
 import time
@@ -39,34 +38,44 @@ NSEC_PER_USEC = 1_000
 MOST_WAITING = 4096  # net.core.somaxconn
 
 
-def wait(service: Service, connection: Connection) -> None:
-    """Returns when it is this connection's turn, which it has until this process ends.
+def wait(service: Service, connection: Connection) -> Place:
+    """Returns when it is this connection's turn, which it has until it leaves its place, or this
+    process ends.
 
     Raises Refusal when QueueLimit= is over before, the client goes away, or the unit is stopped.
     """
-    assert service.max_commands is not None
     begun = time.monotonic_ns()
-    deadline = None
-    if service.queue_limit is not None:
-        deadline = begun + service.queue_limit * NSEC_PER_USEC
     folder = _folder()
     try:
         place = Place(_opened(folder, service.name))
-        client = connection.socket.fileno()
-        while ahead := place.ahead(service.max_commands):
-            # That the client is gone poll(2) says by itself.
-            awaited = [(client, 0), (place.own, select.POLLIN), *ahead]
-            while (ready := until_any(awaited, deadline, "its turn")) == [place.own]:
-                place.accept()  # somebody behind, who changes nothing here
-            if client in ready:
-                raise _refusal(service, "the client went away")
-            if not ready:
-                raise _refusal(service, "QueueLimit= was over")
-        place.enter()
+        try:
+            _wait(place, service, connection, begun)
+        except BaseException:
+            place.leave()
+            raise
     except OSError as error:
         sentence = f"MaxCommands= cannot be kept in {printable(folder)}: {error.strerror}"
         raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
     connection.waited = (time.monotonic_ns() - begun) // NSEC_PER_USEC
+    return place
+
+
+def _wait(place: Place, service: Service, connection: Connection, begun: int) -> None:
+    assert service.max_commands is not None
+    deadline = None
+    if service.queue_limit is not None:
+        deadline = begun + service.queue_limit * NSEC_PER_USEC
+    client = connection.socket.fileno()
+    while ahead := place.ahead(service.max_commands):
+        # That the client is gone poll(2) says by itself.
+        awaited = [(client, 0), (place.own, select.POLLIN), *ahead]
+        while (ready := until_any(awaited, deadline, "its turn")) == [place.own]:
+            place.accept()  # somebody behind, who changes nothing here
+        if client in ready:
+            raise _refusal(service, "the client went away")
+        if not ready:
+            raise _refusal(service, "QueueLimit= was over")
+    place.enter()
 
 
 class Place:
@@ -90,7 +99,6 @@ class Place:
             self._socket.listen(MOST_WAITING)
         finally:
             os.close(last)
-        atexit.register(self._leave)
 
     def ahead(self, most: int) -> list[tuple[int, int]]:
         """What tells that somebody ahead is gone, or has got the turn, as descriptors and events
@@ -131,6 +139,15 @@ class Place:
         self.accept()
         self._behind.clear()
         self._socket.listen(0)  # for those who want to know whether this process lives
+
+    def leave(self) -> None:
+        """Gives the place up."""
+        try:
+            self._remove(self.name)
+        except OSError:
+            pass  # then whoever waits finds out
+        self._behind.clear()  # they look anew who is ahead
+        self._socket.close()
 
     def _watch(self, name: str) -> bool:
         """Whether there is such a process, whose end is watched from now on."""
@@ -178,12 +195,6 @@ class Place:
             os.close(descriptor)
         self._watched.clear()
         self._waiter = None
-
-    def _leave(self) -> None:
-        try:
-            self._remove(self.name)
-        except OSError:
-            pass  # then whoever waits finds out
 
 
 def _folder() -> str:

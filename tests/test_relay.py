@@ -535,3 +535,48 @@ def test_last_words_at_a_stop_pass_the_relay(service: Callable[..., Installed]) 
         stop_connection()
         assert read_all(client) == b"goodbye\n"
     assert outcome(there.record()) == ("stopped", "4", "0")
+
+
+# Waits before it reads, and then says how much its pipe holds.
+LATE = (
+    "import fcntl, sys, time\n"
+    "time.sleep(0.5)\n"
+    "size = fcntl.fcntl(0, fcntl.F_GETPIPE_SZ)\n"
+    "print(size, len(sys.stdin.buffer.read()))\n"
+)
+# Has as many pipes of root as somebody without privileges may have.
+GREEDY = (
+    "import fcntl, os, pwd\n"
+    "os.seteuid(pwd.getpwnam('games').pw_uid)\n"
+    "pipes = []\n"
+    "for size in (1 << 20, 1 << 17):\n"
+    "    try:\n"
+    "        while True:\n"
+    "            pipes.append(os.pipe())\n"
+    "            fcntl.fcntl(pipes[-1][1], fcntl.F_SETPIPE_SZ, size)\n"
+    "    except PermissionError:\n"
+    "        pass\n"
+    "print(len(pipes), flush=True)\n"
+    "input()\n"
+)
+USUAL = 65536  # pipe(7)
+
+
+def test_a_pipe_that_was_full_is_widened(service: Callable[..., Installed]) -> None:
+    there = service(f"User=nobody\nSizeLimit=10M\n{python(SCRATCH, LATE)}")
+    assert there.talk(b"x" * USUAL) == b"%d %d\n" % (USUAL, USUAL)
+    assert there.talk(b"x" * 5_000_000) == b"%d 5000000\n" % (1 << 18)
+
+
+def test_a_pipe_is_not_widened_where_there_are_too_many(
+    service: Callable[..., Installed],
+) -> None:
+    there = service(f"User=nobody\nSizeLimit=10M\n{python(SCRATCH, LATE)}")
+    command = ["/usr/bin/python3", "-c", GREEDY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as greedy:
+        assert greedy.stdout is not None
+        assert int(greedy.stdout.readline()) > 10
+        size, count = there.talk(b"x" * 5_000_000).split()
+        greedy.communicate(b"\n")
+    assert int(size) <= USUAL
+    assert int(count) == 5_000_000

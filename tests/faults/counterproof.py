@@ -43,7 +43,7 @@ MECHANISMS = {
     ),
     "a helper ends with its connection": Mechanism(
         PACKAGE / "__main__.py",
-        "sys.exit(main(sys.argv[1:]))",
+        "_exit(main(sys.argv[1:]))",
         "main(sys.argv[1:]); import time; time.sleep(100)",
         "bursts.py::test_a_second_burst_costs_no_more_memory",
     ),
