@@ -287,15 +287,17 @@ def test_many_records(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     ROOM.write_text("[Remote]\nMaxUse=100G\nKeepFree=1M\n")  # else the oldest files would go
     request.addfinalizer(ROOM.unlink)
     journals.write(tmp_path / "a.journal", journals.mixed(count, 7 * 24 * HOUR))
-    begun = time.monotonic()
     pipe = f"journalctl -q -o json -D {tmp_path} | /usr/bin/python3 -c '{COUNTER}'"
-    theirs = json.loads(run("sh", "-c", pipe).stdout)
-    their_time = time.monotonic() - begun
-    assert sum(theirs.values()) == count
     measured = ["/usr/bin/python3", "-c", PEAK, "spawnctl", "stats", "--json", f"-D{tmp_path}"]
-    begun = time.monotonic()
-    done = run(*measured)
-    our_time = time.monotonic() - begun
+    times = []
+    for _ in range(3):  # in turn, and the best of each counts: other work makes nobody faster
+        begun = time.monotonic()
+        theirs = json.loads(run("sh", "-c", pipe).stdout)
+        between = time.monotonic()
+        done = run(*measured)
+        times.append((between - begun, time.monotonic() - between))
+    their_time, our_time = map(min, zip(*times, strict=True))
+    assert sum(theirs.values()) == count
     peak = int(done.stderr) // 1024
     ours = json.loads(done.stdout)["all"]["results"]
     assert ours == {name: n for name, n in theirs.items() if name not in LISTENER}
