@@ -30,6 +30,7 @@ OWN_KERNEL = {"faults": "faults/own_kernel.py", "counterproof": "faults/counterp
 FIGURES = "/srv/figures"  # in the machine
 KEPT = machine.TREE / "build/faults"
 PAGE = machine.TREE / "tests/FAULTS.md"
+NOTHING = "-"  # where there is no figure yet
 FUZZED = "bookworm"  # atheris is a wheel for its Python
 ATHERIS = machine.TREE / "tests/fuzz/atheris.txt"  # its version, and the sum of its wheel
 ATHERIS_INSIDE = "/srv/atheris"
@@ -109,23 +110,39 @@ def keep(release: str, measured: str) -> None:
 
 
 def write_page() -> int:
-    """Writes the page from what is kept; 1 where nothing is."""
+    """Writes the page from what is kept, and what the page has where nothing is; 1 where there is
+    nothing new."""
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     for release in machine.RELEASES:
         for row in _kept(release):
             place = rows.setdefault((row["fault"], row["promise"]), {})
-            place.setdefault(release, []).append(row["figure"])
+            place.setdefault(release, []).append(row["figure"].replace("|", "\\|"))
     if not rows:
         print("there are no figures yet; tests/run faults")
         return 1
+    before = _page()
     versions = [machine.SYSTEMD[release] for release in machine.RELEASES]
     lines = [HEAD, f"| fault | promise | {' | '.join(versions)} |", f"|---|---|{'---|' * 3}"]
-    for (fault, promise), figures in rows.items():
-        cells = ["<br>".join(figures.get(release, ["-"])) for release in machine.RELEASES]
-        cells = [cell.replace("|", "\\|") for cell in (fault, promise, *cells)]
-        lines.append(f"| {' | '.join(cells)} |")
+    for fault, promise in before | rows:
+        figures = before.get((fault, promise), {}) | rows.get((fault, promise), {})
+        cells = ["<br>".join(figures.get(release, [NOTHING])) for release in machine.RELEASES]
+        lines.append(f"| {' | '.join((fault, promise, *cells))} |")
     PAGE.write_text("\n".join(lines) + "\n")
     return 0
+
+
+def _page() -> dict[tuple[str, str], dict[str, list[str]]]:
+    """The figures that the page has, by row and release."""
+    rows = {}
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("| ") and not line.startswith("| fault |"):
+            fault, promise, *cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+            rows[fault, promise] = {
+                release: [cell]
+                for release, cell in zip(machine.RELEASES, cells, strict=True)
+                if cell != NOTHING
+            }
+    return rows
 
 
 def _kept(release: str) -> list[dict[str, str]]:
