@@ -37,7 +37,7 @@ NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
 # pipe-user-pages-soft), and once those are 64 MiB new ones are small: as many connections as
 # MaxConnections= has by default just fit in.
 WIDE = 1 << 18
-GIVEN_WAY = 20  # milliseconds
+GIVEN_WAY = 0.02  # seconds
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
@@ -86,14 +86,11 @@ class Process:
         self._identity = identity
 
     def give_way(self) -> None:
-        """Waits for the child to become the command, but for a moment only. Until it has, whatever
-        this process does keeps the client waiting, and costs a copy of each page that it touches.
-        """
-        import select
-
-        poll = select.poll()
-        poll.register(self.failure, select.POLLIN)
-        poll.poll(GIVEN_WAY)
+        """Leaves the processor to the child, for a moment only, or until it ends. As long as it has
+        not become the command, whatever this process does costs a copy of each page that it
+        touches; and while the command gets to its answer, both may share one core."""
+        if self.input is None:  # or the command waits for what this process hands on
+            signal.sigtimedwait((signal.SIGCHLD,), GIVEN_WAY)
 
     def widen_input(self) -> None:
         """Gives the pipe to the command more room, unless there are too many pipes for somebody

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from spawnhelper import addresses, quantities, values
+from spawnhelper import quantities, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from spawnhelper.addresses import Prefix
 
 SECOND = quantities.USEC_PER_SEC
 
@@ -97,6 +99,18 @@ def _limit(key: str) -> Setting:
         f"{what}: {kind}, or two as `SOFT:HARD`; `infinity` is no limit.",
         "setrlimit(2), xinetd.conf(5) rlimit_*",
     )
+
+
+def _prefixes(text: str) -> list[Prefix]:
+    from spawnhelper import addresses  # most services have no use for it
+
+    return addresses.prefixes(text)
+
+
+def _proxies(text: str) -> list[Prefix]:
+    from spawnhelper import addresses
+
+    return addresses.proxies(text)
 
 
 SETTINGS = (
@@ -321,7 +335,7 @@ SETTINGS = (
     Setting(
         "AllowFrom",
         "allow_from",
-        addresses.prefixes,
+        _prefixes,
         [],
         "everybody",
         "Addresses and prefixes that may connect; nobody else may. Never names. Where DenyFrom= "
@@ -333,7 +347,7 @@ SETTINGS = (
     Setting(
         "DenyFrom",
         "deny_from",
-        addresses.prefixes,
+        _prefixes,
         [],
         "nobody",
         "Addresses and prefixes that may not connect.",
@@ -386,7 +400,7 @@ SETTINGS = (
     Setting(
         "ProxyFrom",
         "proxy_from",
-        addresses.proxies,
+        _proxies,
         [],
         "nobody",
         "Whose header is believed, with ProxyProtocol=: addresses, prefixes, or `unix` for "
