@@ -18,6 +18,10 @@ from spawnhelper import files
 pytestmark = in_machine
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
+# 300 ms are promised, of a machine that starts and ends an interpreter in 8. The ratio of the two
+# holds for any machine.
+STARTS = 300 / 8
+START = ("/usr/bin/python3", "-I", "-S", "-c", "pass")
 
 
 def status(name: str, code: int = 0) -> dict[str, Any]:
@@ -31,6 +35,12 @@ def listed(name: str) -> dict[str, Any]:
     said = json.loads(run("spawnctl", "list", "--json").stdout)
     (found,) = [each for each in said if each["service"] == name]
     return dict(found)
+
+
+def seconds(*command: str) -> float:
+    begun = time.monotonic()
+    run(*command)
+    return time.monotonic() - begun
 
 
 def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -> None:
@@ -160,13 +170,12 @@ def test_five_hundred_connections(service: Callable[..., Installed]) -> None:
             client.recv(1)
         assert len(status(many.name)["connections"]) == 500
         for verb in (["list"], ["status", many.name]):
-            took = []
-            for _ in range(5):
-                begun = time.monotonic()
-                run("spawnctl", *verb)
-                took.append(time.monotonic() - begun)
-            print(f"{verb[0]}: {', '.join(f'{each * 1000:.0f}ms' for each in took)}")
-            assert min(took) < 0.3
+            took, start = [], []
+            for _ in range(5):  # in turn; the best of each counts: other work makes nobody faster
+                took.append(seconds("spawnctl", *verb))
+                start.append(seconds(*START))
+            print(f"{verb[0]}: {min(took) * 1000:.0f} ms, {min(took) / min(start):.1f} starts")
+            assert min(took) / min(start) < STARTS
     finally:
         for client in clients:
             client.close()
