@@ -175,6 +175,7 @@ def start(service: Service, identity: Identity, connection: Connection, program:
     PR_SET_CHILD_SUBREAPER), which can then end and account for all of it.
     """
     variables = environment(service, connection)
+    limits = _limits(service)
     try:
         import _prctl
     except ImportError as error:
@@ -189,7 +190,9 @@ def start(service: Service, identity: Identity, connection: Connection, program:
         sentence = f"no process can be started: {error.strerror}"
         raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
     if pid == 0:
-        _become(service, identity, connection.socket.fileno(), streams, program, variables, told)
+        _become(
+            service, identity, connection.socket.fileno(), streams, program, variables, limits, told
+        )
     os.close(told)
     if streams.input is not None:
         os.close(streams.input[0])
@@ -205,6 +208,7 @@ def _become(
     streams: Streams,
     program: str,
     variables: Mapping[str, str],
+    limits: Mapping[str, tuple[int, int, int]],
     told: int,
 ) -> NoReturn:
     """The child's steps, in order. What needs a file of the machine comes before the root is
@@ -230,15 +234,14 @@ def _become(
         if service.oom_score_adjust is not None:
             key, what = "OOMScoreAdjust", str(service.oom_score_adjust)
             _write("/proc/self/oom_score_adj", what)
-        limits = service.limits()
         if limits:
             import resource
 
             key, what = "LimitNOFILE", NR_OPEN
             limits = _within_nr_open(limits)
-            for key, (_, hard) in limits.items():
+            for key, (number, _, hard) in limits.items():
                 what = service.given[key][-1].value
-                _allow(resource, _number(resource, key), hard)
+                _allow(resource, number, hard)
         if service.root_directory is not None:
             key, what = "RootDirectory", service.root_directory
             os.chroot(service.root_directory)
@@ -254,9 +257,9 @@ def _become(
         source = client if streams.input is None else streams.input[0]
         for target, descriptor in ((0, source), (1, output), (2, errors)):
             os.dup2(descriptor, target)
-        for key, pair in limits.items():
+        for key, (number, soft, hard) in limits.items():
             what = service.given[key][-1].value
-            resource.setrlimit(_number(resource, key), pair)
+            resource.setrlimit(number, (soft, hard))
         key, what = "Argv", program
         argv0 = service.argv[0] if service.argv0 is None else service.argv0
         os.execve(program, [argv0, *service.argv[1:]], variables)
@@ -276,7 +279,23 @@ def _become(
         os._exit(os.EX_OSERR)
 
 
-def _within_nr_open(limits: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def _limits(service: Service) -> dict[str, tuple[int, int, int]]:
+    """The resource limits that are set, as the kernel's number of each, soft and hard, by its key.
+    The module is loaded here: the child would have to copy each page that this touches."""
+    wanted = service.limits()
+    if not wanted:
+        return {}
+    import resource
+
+    numbers = {key: f"RLIMIT_{key.removeprefix('Limit')}" for key in wanted}
+    return {
+        key: (getattr(resource, numbers[key], RLIMIT_LOCKS), *pair) for key, pair in wanted.items()
+    }
+
+
+def _within_nr_open(
+    limits: Mapping[str, tuple[int, int, int]],
+) -> Mapping[str, tuple[int, int, int]]:
     """What infinity is for descriptors: what the kernel has at most for one process, as systemd
     understands it."""
     if "LimitNOFILE" not in limits:
@@ -284,15 +303,9 @@ def _within_nr_open(limits: dict[str, tuple[int, int]]) -> dict[str, tuple[int, 
     descriptor = os.open(NR_OPEN, os.O_RDONLY | os.O_CLOEXEC)
     most = int(os.read(descriptor, 64))
     os.close(descriptor)
-    soft, hard = (most if value < 0 else min(value, most) for value in limits["LimitNOFILE"])
-    return limits | {"LimitNOFILE": (soft, hard)}
-
-
-def _number(resource: ModuleType, key: str) -> int:
-    """The kernel's number of a resource, by the key of its limit."""
-    name = key.removeprefix("Limit")
-    found: int = getattr(resource, f"RLIMIT_{name}", RLIMIT_LOCKS)
-    return found
+    number, *pair = limits["LimitNOFILE"]
+    soft, hard = (most if value < 0 else min(value, most) for value in pair)
+    return {**limits, "LimitNOFILE": (number, soft, hard)}
 
 
 def _allow(resource: ModuleType, number: int, hard: int) -> None:

@@ -31,6 +31,7 @@ BUDGET = {
     "_socket",
     "_stat",
     "errno",
+    "gc",
     "pwd",
     # a C module: prctl(2) and capset(2) are nowhere else
     "_prctl",
