@@ -239,9 +239,9 @@ def _become(
 
             key, what = "LimitNOFILE", NR_OPEN
             limits = _within_nr_open(limits)
-            for key, (number, _, hard) in limits.items():
+            for key, (which, _, hard) in limits.items():
                 what = service.given[key][-1].value
-                _allow(resource, number, hard)
+                _allow(resource, which, hard)
         if service.root_directory is not None:
             key, what = "RootDirectory", service.root_directory
             os.chroot(service.root_directory)
@@ -257,9 +257,9 @@ def _become(
         source = client if streams.input is None else streams.input[0]
         for target, descriptor in ((0, source), (1, output), (2, errors)):
             os.dup2(descriptor, target)
-        for key, (number, soft, hard) in limits.items():
+        for key, (which, soft, hard) in limits.items():
             what = service.given[key][-1].value
-            resource.setrlimit(number, (soft, hard))
+            resource.setrlimit(which, (soft, hard))
         key, what = "Argv", program
         argv0 = service.argv[0] if service.argv0 is None else service.argv0
         os.execve(program, [argv0, *service.argv[1:]], variables)
