@@ -290,4 +290,6 @@ def describe() -> dict[str, str]:
     fields = {field["field"]: field.get("data") for field in cpu["lscpu"]}
     found["processor"] = f"{fields['CPU(s):']} of {fields.get('Model name:', 'unknown')}"
     found["kernel"] = Path("/proc/sys/kernel/osrelease").read_text().split("-")[0]
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    found["cgroup2"] = next(options for _, _, kind, options, *_ in mounts if kind == "cgroup2")
     return found
