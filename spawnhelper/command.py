@@ -287,9 +287,9 @@ def _limits(service: Service) -> dict[str, tuple[int, int, int]]:
         return {}
     import resource
 
-    numbers = {key: f"RLIMIT_{key.removeprefix('Limit')}" for key in wanted}
+    names = {key: f"RLIMIT_{key.removeprefix('Limit')}" for key in wanted}
     return {
-        key: (getattr(resource, numbers[key], RLIMIT_LOCKS), *pair) for key, pair in wanted.items()
+        key: (getattr(resource, names[key], RLIMIT_LOCKS), *pair) for key, pair in wanted.items()
     }
 
 
