@@ -68,6 +68,7 @@ class Service:
     proxy_protocol: str
     proxy_from: list[Prefix]
     proxy_time_limit: int
+    success_exit_status: list[int]
     log: str
     syslog_identifier: str | None
     syslog_facility: int

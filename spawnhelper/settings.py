@@ -113,6 +113,12 @@ def _proxies(text: str) -> list[Prefix]:
     return addresses.proxies(text)
 
 
+def _good_ends(text: str) -> list[int]:
+    from spawnhelper import statuses  # likewise
+
+    return statuses.good_ends(text)
+
+
 SETTINGS = (
     Setting(
         "User",
@@ -416,6 +422,19 @@ SETTINGS = (
         "10s",
         "How long the header may take, from 1s to 1h. The protocol asks for 3s at least.",
         "PROXY protocol, 2",
+    ),
+    Setting(
+        "SuccessExitStatus",
+        "success_exit_status",
+        _good_ends,
+        [],
+        "0",
+        "Ends of the command that are `success` in the record, besides exit status 0: statuses, "
+        "their names in systemd.exec(5) without EXIT_ and EX_, and signals, as in `255 TEMPFAIL "
+        "SIGPIPE`. No signal is one by itself, and a core dump never is. A command that a limit or "
+        "a stop has ended keeps that result.",
+        "systemd.service(5)",
+        repeats=True,
     ),
     Setting(
         "Log",

@@ -89,7 +89,7 @@ class Supervision:
                 self.result = outcome.SIZE_LIMIT  # even if its end was the command's answer
             elif self.status is not None:
                 self._hear_child()
-                self.result = _result(self.status)
+                self.result = _result(self.status, self.service)
             elif self.stopped:
                 self.result = outcome.STOPPED
             elif deadline is not None and now >= deadline:
@@ -214,10 +214,12 @@ def _earlier(one: int | None, other: int | None) -> int | None:
     return min(one, other)
 
 
-def _result(status: int) -> str:
+def _result(status: int, service: Service) -> str:
     """The word for a command that ended by itself."""
+    if status == 0 or status in service.success_exit_status:
+        return outcome.SUCCESS
     if os.WIFEXITED(status):
-        return outcome.EXIT_CODE if os.WEXITSTATUS(status) else outcome.SUCCESS
+        return outcome.EXIT_CODE
     return outcome.CORE_DUMP if os.WCOREDUMP(status) else outcome.SIGNAL
 
 

@@ -118,6 +118,15 @@ def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
     code += "import spawnhelper.connection; print(*sys.modules)"
     modules = set(run(*INTERPRETER, "-c", code).stdout.split())
     late = ["supervise", "record", "traffic", "relay", "linger", "generator", "rearm", "ctl"]
-    late += ("listeners", "admission", "banner", "patience", "proxy", "turns", "refused")
+    late += (
+        "listeners",
+        "admission",
+        "banner",
+        "patience",
+        "proxy",
+        "turns",
+        "refused",
+        "statuses",
+    )
     assert not modules & {f"spawnhelper.{name}" for name in late}
     assert "os" not in modules

@@ -352,6 +352,22 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "ProxyTimeLimit": [slow_header],
     "MaxCommands": [second_waits],
     "QueueLimit": [second_waits],
+    "SuccessExitStatus": [
+        recorded(
+            "SuccessExitStatus=3 DATAERR\nSuccessExitStatus=SIGPIPE\nArgv=/bin/sh -c 'exit 3'",
+            SPAWN_RESULT="success",
+            PRIORITY="5",
+            EXIT_CODE="exited",
+            EXIT_STATUS="3",
+        ),
+        recorded("SuccessExitStatus=3\nArgv=/bin/sh -c 'exit 4'", SPAWN_RESULT="exit-code"),
+        recorded(
+            "SuccessExitStatus=3\nSuccessExitStatus=\nArgv=/bin/sh -c 'exit 3'",
+            SPAWN_RESULT="exit-code",
+            PRIORITY="4",
+        ),
+        unrecorded("SuccessExitStatus=3\nLog=failures\nArgv=/bin/sh -c 'exit 3'"),
+    ],
     "Log": [
         unrecorded("Log=none\nArgv=/bin/false"),
         unrecorded("Log=failures"),

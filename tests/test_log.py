@@ -531,3 +531,12 @@ def test_journalctl_explains_a_record(service: Callable[..., Installed]) -> None
     assert "Subject: A command ended with a failure" in said
     assert f"The command of the service {failing.name}, /bin/false, ran as" in said
     assert "nobody and ended with exit status 1." in said
+
+
+def test_journalctl_explains_a_success(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nSuccessExitStatus=3\nArgv=/bin/sh -c 'exit 3'\n")
+    there.talk()
+    there.record()
+    said = run("journalctl", "-q", "-x", f"SPAWN_SERVICE={there.name}").stdout
+    assert "Subject: A connection was served" in said
+    assert "and ended well (exited, 3): with exit" in said

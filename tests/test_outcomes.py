@@ -20,6 +20,8 @@ from conftest import (
     until,
 )
 
+from spawnhelper.statuses import STATUSES, good_ends
+
 pytestmark = in_machine
 
 SCRATCH = Path("/var/tmp/spawn-test")
@@ -113,13 +115,52 @@ def test_core_dump(service: Callable[..., Installed]) -> None:
     if Path("/proc/sys/kernel/core_pattern").read_text().startswith("|"):
         pytest.skip("the host's kernel pipes core dumps to a program of the host")
     there = service(
-        f"User=nobody\nWorkingDirectory={SCRATCH}\n"
+        f"User=nobody\nWorkingDirectory={SCRATCH}\nSuccessExitStatus=SIGABRT\n"
         "Argv=/bin/sh -c 'ulimit -c unlimited; kill -ABRT $$'"
     )
     assert there.talk() == b""
     record = there.record()
     assert said(record) == ("core-dump", "dumped", "ABRT", "4")
     assert "killed by SIGABRT, core dumped after" in record["MESSAGE"]
+
+
+@pytest.mark.parametrize(
+    ("good", "script", "outcome"),
+    [
+        ("255", "exit 255", ("success", "exited", "255", "5")),
+        ("PIPE", "kill -PIPE $$", ("success", "killed", "PIPE", "5")),
+        ("13", "kill -PIPE $$", ("signal", "killed", "PIPE", "4")),
+        ("SIGTERM", "exit 15", ("exit-code", "exited", "15", "4")),
+        ("1", "exit 0", ("success", "exited", "0", "5")),
+    ],
+)
+def test_success_exit_status(
+    service: Callable[..., Installed], good: str, script: str, outcome: tuple[str, ...]
+) -> None:
+    there = service(f"User=nobody\nSuccessExitStatus={good}\nArgv=/bin/sh -c '{script}'")
+    there.talk()
+    assert said(there.record()) == outcome
+
+
+def test_an_end_at_a_limit_is_no_success(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nTimeLimit=200ms\nSuccessExitStatus=SIGTERM\nArgv=/bin/sleep 60")
+    there.talk()
+    assert said(there.record()) == ("time-limit", "killed", "TERM", "4")
+
+
+def test_names_of_ends_are_systemds() -> None:
+    rows = [row.split() for row in run("systemd-analyze", "exit-status").stdout.splitlines()[1:]]
+    statuses = {name: int(status) for name, status, _ in rows}
+    ours = {name: status for name, status in STATUSES.items() if not name.isdecimal()}
+    assert {name: statuses.get(name) for name in ours} == ours
+    assert [name for name in statuses.keys() - ours.keys() if statuses[name] < 200] == []
+    rows = [
+        row.split() for row in run("systemctl", "kill", "--signal=list", "x").stdout.splitlines()
+    ]
+    signals = {name: int(number) for number, name in rows[1:] if name not in ("SIG32", "SIG33")}
+    assert {name: good_ends(name) for name in signals} == {
+        name: [number] for name, number in signals.items()
+    }
 
 
 def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> None:

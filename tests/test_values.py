@@ -154,6 +154,11 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
     "BannerRefused": [("/etc/motd", "/etc/motd")],
     "ProxyProtocol": [(word, word) for word in ("no", "v1", "v2", "any")],
     "ProxyTimeLimit": [("1s", SEC), ("1h", 3600 * SEC)],
+    "SuccessExitStatus": [
+        ("1 255 TEMPFAIL", [1 << 8, 255 << 8, 75 << 8]),
+        ("FAILURE SIGPIPE KILL", [1 << 8, 13, 9]),
+        ("SIGRTMIN RTMIN+6 SIGRTMAX-1", [34, 40, 63]),
+    ],
     "SyslogIdentifier": [("policy", "policy"), ("x" * 64, "x" * 64), ("a b", "a b")],
     "SyslogFacility": [("kern", 0), ("mail", 2), ("ftp", 11), ("local0", 16), ("local7", 23)],
 }
@@ -188,6 +193,10 @@ NO_DAY_SPAN = "is no span of the day; write HH:MM-HH:MM, as in 22:00-06:00"
 NO_LIST = "is not a list of names; separate them with spaces"
 ADDRESSES = "write addresses and prefixes, as in 192.0.2.7 10.0.0.0/8 2001:db8::/32"
 LENGTHS = "the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
+ENDS = (
+    "write statuses from 0 to 255, names of systemd.exec(5) as in TEMPFAIL, and signals as in "
+    "SIGTERM"
+)
 BAD: dict[str, list[tuple[str, str]]] = {
     "User": [
         (":", NO_USER),
@@ -325,6 +334,11 @@ BAD: dict[str, list[tuple[str, str]]] = {
         ("3601s", "is too long; write a span from 1s to 3600s"),
         ("infinity", "is too long; write a span from 1s to 3600s"),
         ("x", NO_SPAN),
+    ],
+    "SuccessExitStatus": [
+        *((text, f"has '{text}'; {ENDS}") for text in ("256", "010", "1,2", "tempfail", "SIG_IGN")),
+        *((text, f"has '{text}'; {ENDS}") for text in ("RTMIN+31", "RTMIN+", "TERM+1", "SIG")),
+        ("1 -1", f"has '-1'; {ENDS}"),
     ],
     "SyslogIdentifier": [
         (text, "is no identifier; write up to 64 bytes of printable text")
