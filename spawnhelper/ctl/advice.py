@@ -5,16 +5,31 @@ from __future__ import annotations
 import socket
 import subprocess
 
-from spawnhelper import files, listeners
+from spawnhelper import files, listeners, service, values
 from spawnhelper.outcome import Problem, shown
 from spawnhelper.service import Service
 
 UNIX_NAMES_SINCE = 258  # a connection's unit has a socket cookie in its name (systemd.socket(5))
+NAMED_SINCE = 257  # a connection comes with the name of its service (systemd.socket(5))
+MPTCP_SINCE = 257
+# What a shell can do with standard streams that cannot be opened by name.
+OPENED = {"/dev/stdin": "<&0", "/dev/stdout": ">&1", "/dev/stderr": ">&2"}
+# These write warnings that their script did not ask for.
+RUNTIMES = ("python", "perl", "ruby", "php", "node")
+# These end, or take it for a start without inetd, where standard input is no socket.
+ASKING = ("rsync", "vsftpd", "in.ftpd", "in.telnetd")
 
 
 def of(settings: Service, file: str) -> list[Problem]:
     """What to think about before this service is enabled."""
-    return [*_collisions(file), *_queue(settings)]
+    return [
+        *_collisions(file),
+        *_queue(settings),
+        *_later_systemd(file),
+        *_opened_streams(settings),
+        *_warnings(settings),
+        *_asking(settings),
+    ]
 
 
 def _collisions(file: str) -> list[Problem]:
@@ -48,6 +63,67 @@ def _queue(settings: Service) -> list[Problem]:
         f"{settings.max_connections}; raise that in [Socket]"
     )
     return [settings.problem("MaxCommands", sentence)]
+
+
+def _later_systemd(file: str) -> list[Problem]:
+    """Directives of [Socket] that an older systemd does not know, or that do less with it."""
+    notes = []
+    present = systemd()
+    for each in service.socket_section(file)[0]:
+        if each.key == "SocketProtocol" and each.value == "mptcp" and present < MPTCP_SINCE:
+            sentence = f"before systemd {MPTCP_SINCE} SocketProtocol=mptcp is ignored: this is TCP"
+            notes.append(Problem(each.file, each.line, sentence))
+        elif each.key == "Transparent" and _is_true(each.value) and present < NAMED_SINCE:
+            sentence = (
+                f"before systemd {NAMED_SINCE} a connection that Transparent= brings from another "
+                "address or port is refused, for only its own address tells whose it is; listen "
+                "at a wildcard for other addresses, or upgrade"
+            )
+            notes.append(Problem(each.file, each.line, sentence))
+    return notes
+
+
+def _is_true(text: str) -> bool:
+    try:
+        return values.boolean(text)
+    except ValueError:
+        return False
+
+
+def _opened_streams(settings: Service) -> list[Problem]:
+    """A name in /dev for what is a socket, which nobody can open."""
+    if settings.size_limit is not None:
+        return []
+    for name, instead in OPENED.items():
+        is_file = name == "/dev/stderr" and settings.standard_error == "null"
+        if not is_file and any(name in word for word in settings.argv):
+            sentence = f"{name} is a socket, which cannot be opened; in a shell write {instead}"
+            return [settings.problem("Argv", sentence)]
+    return []
+
+
+def _warnings(settings: Service) -> list[Problem]:
+    """A runtime whose warnings reach the client, where nobody has said that they should."""
+    program = settings.argv[0].rpartition("/")[2]
+    if "StandardError" in settings.given or not program.startswith(RUNTIMES):
+        return []
+    sentence = (
+        f"warnings of {shown(program)} go to the client, as all of standard error does; write "
+        "StandardError=journal, or StandardError=socket if that is meant"
+    )
+    return [settings.problem("Argv", sentence)]
+
+
+def _asking(settings: Service) -> list[Problem]:
+    """A daemon that does not work without a socket."""
+    program = settings.argv[0].rpartition("/")[2]
+    if settings.size_limit is None or program not in ASKING:
+        return []
+    sentence = (
+        f"{program} needs the socket as its standard input, and with SizeLimit= that is a pipe; "
+        "remove the line"
+    )
+    return [settings.problem("SizeLimit", sentence)]
 
 
 def systemd() -> int:
