@@ -126,7 +126,10 @@ def of_listener(name: str, unit: str, result: str) -> list[str]:
     if result == outcome.LISTENING_AGAIN:
         fate = "had failed and listens again; connections meanwhile were refused"
     else:
-        fate = "cannot listen; systemctl status says why, and it is tried again every 10s"
+        fate = (
+            "cannot listen; systemctl status says why, ss -ltnp and systemctl list-sockets whose "
+            "the address is, and FreeBind=yes does not wait for it; it is tried again every 10s"
+        )
     return [
         *_head(f"{name}: {unit} {fate}", WARNING, result),
         f"SPAWN_SERVICE={name}",

@@ -201,6 +201,9 @@ V2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((192, 0, 2, 1, 192, 0, 2, 2, 
 NOW = time.localtime()
 AN_HOUR = f"{NOW.tm_hour:02}:00-{NOW.tm_hour + 1:02}:00 {(NOW.tm_hour + 1) % 24:02}:00-24:00"
 NOT_NOW = f"{(NOW.tm_hour + 12) % 24:02}:00-{(NOW.tm_hour + 12) % 24:02}:01"
+FIVE = "Argv=/bin/sh -c 'echo ${HOME-no} ${USER-no} ${LOGNAME-no} ${SHELL-no} ${REMOTE_HOST-no}'"
+# A socket cannot be opened by a name.
+UNOPENED = "/bin/sh: .*: No such device or address\n"
 WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "User": [
         answers(f"User=nobody\n{ID}-un", "nobody\n"),
@@ -223,6 +226,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "Argv": [
         answers("Argv=echo 'a  b' $HOME *", r"a  b \$HOME \*\n"),
         answers('Argv=/usr/bin/printf "%s|" "" \\x41', r"\|A\|"),
+        answers("Argv=/bin/sh -c 'exec /bin/echo \"$REMOTE_ADDR\"'", "127.0.0.1\n"),
     ],
     "Argv0": [
         answers(
@@ -259,6 +263,14 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     ],
     "StandardError": [
         answers("Argv=/bin/sh -c 'echo oops >&2'", "oops\n"),
+        answers("Argv=/bin/sh -c 'echo oops >/dev/stderr'", UNOPENED, result="exit-code"),
+        answers("Argv=/bin/sh -c 'echo oops >/dev/stdout'", UNOPENED, result="exit-code"),
+        answers("Argv=/bin/sh -c 'cat </dev/stdin'", UNOPENED, b"x", "exit-code"),
+        answers("Argv=/bin/sh -c 'echo one >&1; cat <&0'", "one\nx", b"x"),
+        recorded(
+            "StandardError=journal\nArgv=/bin/sh -c 'echo oops >/dev/stderr'", EXIT_STATUS="2"
+        ),
+        answers("StandardError=null\nArgv=/bin/sh -c 'echo oops >/dev/stderr'", ""),
         answers("StandardError=null\nArgv=/bin/sh -c 'echo oops >&2'", ""),
         in_journal(
             "StandardError=journal\nArgv=/bin/sh -c 'echo MARK >&2'",
@@ -270,6 +282,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "Environment": [
         answers("Environment=A=1 'B=x y'\nArgv=/usr/bin/env", ".*\nA=1\nB=x y\n.*"),
         answers("Environment=A=\nArgv=/usr/bin/env", ".*\nA=\n.*"),
+        answers(f"Environment=HOME=/srv SHELL=/bin/sh\n{FIVE}", "/srv no no /bin/sh no\n"),
     ],
     "PassEnvironment": [
         answers(
@@ -279,6 +292,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     ],
     "WorkingDirectory": [
         answers("WorkingDirectory=~\nUser=spawn-keys\nArgv=/bin/pwd", "/home/spawn-keys\n"),
+        answers(f"WorkingDirectory=~\nUser=spawn-keys\n{FIVE}", "no no no no no\n"),
         answers("WorkingDirectory=-/nowhere\nArgv=/bin/pwd", "/\n"),
         recorded("WorkingDirectory=/nowhere", SPAWN_RESULT="exec-failed"),
     ],

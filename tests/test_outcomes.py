@@ -343,6 +343,34 @@ def test_killed_helper_takes_its_command_along(service: Callable[..., Installed]
     assert there.state() == "active"
 
 
+def test_standard_error_in_the_journal_is_found_by_the_records_unit(
+    service: Callable[..., Installed],
+) -> None:
+    code = "import sys; print('one', file=sys.stderr, flush=True); print('two', file=sys.stderr)"
+    there = service(f'User=nobody\nStandardError=journal\nArgv=/usr/bin/python3 -c "{code}"')
+    assert there.talk() == b""
+    record = there.record()
+
+    def lines(*matches: str) -> list[str]:
+        found = (each for each in journal(*matches) if each["SYSLOG_IDENTIFIER"] == "python3")
+        return [each["MESSAGE"] for each in found]
+
+    unit = f"--unit={record['SPAWN_UNIT']}"
+    assert until(lambda: lines(unit) == ["one", "two"]), lines(unit)
+    assert lines(f"_PID={record['SPAWN_PID']}", "-b", "-t", "python3")[-2:] == ["one", "two"]
+
+
+def test_a_command_whose_client_resets_gets_sigpipe(service: Callable[..., Installed]) -> None:
+    greets = "Argv=/bin/sh -c 'while echo hello; do sleep 0.01; done'"
+    there = service(f"User=nobody\n{greets}")
+    for good, result, priority in (("", "signal", "4"), ("SIGPIPE", "success", "5")):
+        there.write(f"User=nobody\nSuccessExitStatus={good}\n{greets}")
+        with there.connect() as client:
+            assert client.recv(1) == b"h"
+            reset(client)
+        assert said(there.record()) == (result, "killed", "PIPE", priority)
+
+
 @pytest.mark.parametrize(
     ("log", "recorded"),
     [("all", ["0", "3"]), ("failures", ["3"]), ("none", [])],

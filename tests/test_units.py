@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -169,14 +170,42 @@ def test_a_listener_comes_back_when_its_address_is_free(
         (record,) = until(lambda: journal(f"SPAWN_SERVICE={there.name}"))
         assert record["SPAWN_RESULT"] == "cannot-listen"
         assert record["MESSAGE"] == (
-            f"{there.name}: {there.socket_unit} cannot listen; systemctl status says why, "
-            "and it is tried again every 10s"
+            f"{there.name}: {there.socket_unit} cannot listen; systemctl status says why, ss -ltnp "
+            "and systemctl list-sockets whose the address is, and FreeBind=yes does not wait for "
+            "it; it is tried again every 10s"
         )
     assert until(lambda: there.state() == "active", 15), "after RestartSec="
     assert len(there.records(2)) == 2
     assert there.talk(b"here") == b"here"
     results = [each["SPAWN_RESULT"] for each in there.records(3)]
     assert results == ["cannot-listen", "listening-again", "success"]
+
+
+def test_a_listener_does_not_wait_for_its_address(service: Callable[..., Installed]) -> None:
+    elsewhere = ("192.0.2.77", free_port())
+    there = service(ECHO, address=elsewhere, socket_section="FreeBind=yes")
+    assert there.state() == "active"
+
+
+def test_the_manual_pages_plain_unit_for_root() -> None:
+    page = (Path(__file__).parent.parent / "man/spawnhelper.8").read_text().replace("\\-", "-")
+    section = page.partition(".SH SERVICES THAT NEED ROOT")[2].partition(".SH")[0]
+    units = re.findall(r"\.EX\n(.*?)\.EE", section, re.S)
+    names = ("who.socket", "who@.service")
+    assert all(f"/etc/systemd/system/{name}" in section for name in names)
+    files = [Path("/etc/systemd/system", name) for name in names]
+    try:
+        for file, text in zip(files, units, strict=True):
+            file.write_text(text)
+        run("systemctl", "daemon-reload")
+        run("systemctl", "enable", "--now", "who.socket")
+        with connect(("127.0.0.1", 10024)) as client:
+            assert read_all(client).startswith(b"uid=0(root) gid=0(root)")
+    finally:
+        run("systemctl", "disable", "--now", "who.socket", check=False)
+        for file in files:
+            file.unlink()
+        run("systemctl", "daemon-reload")
 
 
 def test_a_restart_by_hand_is_no_failure(service: Callable[..., Installed]) -> None:
