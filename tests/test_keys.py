@@ -258,6 +258,7 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     "SizeLimit": [
         answers("SizeLimit=5\nArgv=/bin/cat", "12345", b"12345"),
         answers("SizeLimit=5\nArgv=/bin/cat", "12345", b"123456", "size-limit"),
+        answers("SizeLimit=5\nArgv=/bin/sh -c 'cat </dev/stdin'", "12345", b"12345"),
         answers("SizeLimit=0\nArgv=/bin/cat", "", b""),
         answers("SizeLimit=0\nArgv=/bin/cat", "", b"1", "size-limit"),
     ],
