@@ -51,21 +51,20 @@ NOT_RUN = {
 
 
 class Streams:
-    """What the command has instead of the socket itself. input: a pipe to its standard input, where
-    somebody has to count. output: one from its standard output and error, where the kernel counts
-    nothing. Each as the end to read from and the end to write to; None: the socket it is."""
+    """What the command has instead of the socket itself, where somebody has to count: a pipe to its
+    standard input, and one from its standard output and error. Each as the end to read from and the
+    end to write to; None: the socket it is."""
 
     __slots__ = ("input", "output")
 
-    def __init__(self, service: Service, identity: Identity, connection: Connection) -> None:
+    def __init__(self, service: Service, identity: Identity) -> None:
         self.input: tuple[int, int] | None = None
         self.output: tuple[int, int] | None = None
         if service.size_limit is None:
             return
         with Acting(identity):  # the pipes are the user's, who can then open /dev/stdin
             self.input = os.pipe2(os.O_CLOEXEC)
-            if service.idle_limit is not None and not connection.tcp:
-                self.output = os.pipe2(os.O_CLOEXEC)
+            self.output = os.pipe2(os.O_CLOEXEC)
 
 
 class Process:
@@ -92,15 +91,14 @@ class Process:
         if self.input is None:  # or the command waits for what this process hands on
             signal.sigtimedwait((signal.SIGCHLD,), GIVEN_WAY)
 
-    def widen_input(self) -> None:
-        """Gives the pipe to the command more room, unless there are too many pipes for somebody
+    def widen(self, pipe: int) -> None:
+        """Gives a pipe of the command more room, unless there are too many pipes for somebody
         without privileges to get that."""
         import fcntl
 
-        assert self.input is not None
         with Acting(self._identity):
             try:
-                fcntl.fcntl(self.input, fcntl.F_SETPIPE_SZ, WIDE)
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, WIDE)
             except OSError:
                 pass  # it goes on as it is
 
@@ -182,8 +180,8 @@ def start(service: Service, identity: Identity, connection: Connection, program:
         raise without_library(error) from None
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
-        failure, told = os.pipe2(os.O_CLOEXEC)
-        streams = Streams(service, identity, connection)
+        failure, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        streams = Streams(service, identity)
         started = time.monotonic_ns()
         pid = os.fork()
     except OSError as error:

@@ -12,7 +12,7 @@ import sys
 from posix import environ
 
 from spawnhelper import command, files, identity, inherited, service
-from spawnhelper.outcome import RESOURCES, SIZE_LIMIT, Refusal
+from spawnhelper.outcome import RESOURCES, SUCCESS, UNDELIVERED, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def main(arguments: list[str]) -> int:
         process = command.start(settings, who, connection, program)
         process.give_way()
 
+        # Now, for an upgrade may replace what is used only at the end.
         from spawnhelper import record, refused, traffic
+        from spawnhelper.delivery import Delivery
         from spawnhelper.supervise import Supervision
 
         relay: Relay | None = None
         if settings.size_limit is not None:
-            from spawnhelper import linger  # now, for an upgrade may replace it before it is used
             from spawnhelper.relay import Relay
 
             relay = Relay(connection, process, settings.size_limit)
@@ -85,18 +86,28 @@ def main(arguments: list[str]) -> int:
         supervision = Supervision(process, settings, meter, relay)
         supervision.until_end()
         command.hold_stops()  # nothing is left to be passed on; from here they cut waits short
-        if relay is not None:
-            relay.flush(wait=not supervision.stopped)
         counted = meter.count()
-        connection.end()
+        if relay is None:
+            connection.end()
         supervision.sweep()
-        if record.wanted(settings.log, supervision.result):
-            fields = record.of_end(unit, connection, settings, who, supervision, counted)
+        if place is not None:
+            place.leave()  # a turn ends with its command
+        delivery = Delivery(connection, relay, meter, supervision)
+        undelivered = delivery.deliver()
+        if relay is not None:
+            counted = meter.count()
+        result = supervision.result
+        if undelivered and result == SUCCESS:
+            result = UNDELIVERED
+        if record.wanted(settings.log, result):
+            fields = record.of_end(
+                unit, connection, settings, who, supervision, result, counted, undelivered
+            )
             record.write(fields, foreground=foreground)
         if unit:
             refused.say(settings)
-        if supervision.result == SIZE_LIMIT and not supervision.stopped:
-            linger.linger(connection.socket, *linger.AFTER_ANSWER)
+        delivery.linger()
+        connection.close_quietly()
         return 0
     except Refusal as refusal:
         return refuse(unit, connection, name, settings, refusal, foreground=foreground)
@@ -140,7 +151,8 @@ def refuse(
     if unit and settings is not None:
         refused.say(settings)
     if connection is not None and refusal.answer:
-        from spawnhelper import linger
+        from spawnhelper import delivery
 
-        linger.linger(connection.socket, *linger.AFTER_REFUSAL)
+        delivery.linger(connection, delivery.AFTER_REFUSAL)
+        connection.close_quietly()
     return refusal.status

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import os
     import socket
     from collections.abc import Mapping
+    from typing import Any
 else:
     import _socket as socket  # the Python wrapper builds enumerations: half an interpreter start
     import posix as os
@@ -20,6 +21,8 @@ UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
 MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
 CREDENTIALS_SIZE = 12  # struct ucred: pid, uid, gid
 COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there to be counted
+READ_AT_ONCE = 1 << 16
+NO_LINGER = bytes(8)  # struct linger: off
 NO_PEER = 0xFFFFFFFF  # the uid in it as long as nobody is connected
 
 
@@ -33,10 +36,12 @@ class Connection:
     for AF_UNIX. proxy: the real peer, or the path, once a proxy has said who the ends are.
     waited: microseconds until it had its turn, with MaxCommands=.
     Attributes that do not apply are None. read, written: bytes that the helper itself has taken
-    from the connection, or has put there.
+    from the connection, or has put there. ended: our side is.
     """
 
     __slots__ = (
+        "_peername",
+        "ended",
         "family",
         "local",
         "path",
@@ -62,12 +67,14 @@ class Connection:
         self.waited: int | None = None
         self.read = 0
         self.written = 0
+        self.ended = False
+        self._peername = _peername(connection)
         if self.family == socket.AF_UNIX:
             self.path = _path(connection.getsockname())
             self.peer = _peer(connection)
         else:
             self.local = _address(connection.getsockname())
-            self.remote = _remote(connection, unit)
+            self.remote = _remote(self._peername, unit)
 
     @property
     def tcp(self) -> bool:
@@ -86,11 +93,12 @@ class Connection:
         """Whether this is no client, but rearm.py, which wants systemd to have counted one more."""
         if self.peer is None or self.peer[1] != 0:
             return False
-        try:
-            name: str | bytes = self.socket.getpeername()
-        except OSError:
-            return False
-        return name == COUNTED % self.peer[0]
+        return bool(self._peername == COUNTED % self.peer[0])
+
+    def unmoved(self) -> bool:
+        """Whether the socket leads where it did at first: a command that has it can connect it
+        elsewhere."""
+        return self._peername is not None and _peername(self.socket) == self._peername
 
     def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
         """Takes a proxy's word for who the two ends are."""
@@ -122,8 +130,44 @@ class Connection:
         connection and cost the client an answer that it has not read yet."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
+            self.ended = True
         except OSError:
             pass  # the client was first
+
+    def take_back(self) -> None:
+        """Undoes what a command that had the socket can have set such that its end is no end: a
+        reset instead of one, and unread bytes that nobody is told of (socket(7))."""
+        for option, value in (
+            (socket.SO_LINGER, NO_LINGER),
+            (socket.SO_RCVLOWAT, 1),
+            (socket.SO_OOBINLINE, 1),
+        ):
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, option, value)
+            except OSError:
+                pass  # a path has no urgent bytes
+
+    def read_on(self) -> int | None:
+        """Throws away what the client has sent and nobody has read: how many bytes, 0 where there
+        are none yet, None where no more will come. Never blocks."""
+        try:
+            return len(self.socket.recv(READ_AT_ONCE, socket.MSG_DONTWAIT)) or None
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return None
+
+    def close_quietly(self) -> None:
+        """Sees to it that the close, which is systemd's, tells the client at a path no more than
+        the end: a byte that came unread just before would make it a reset."""
+        if self.tcp:
+            return
+        try:
+            self.socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            return
+        while self.read_on():
+            pass
 
 
 def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
@@ -184,11 +228,19 @@ def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, in
     return host, name[1]
 
 
-def _remote(connection: socket.socket, unit: str) -> tuple[str, int] | None:
+def _peername(connection: socket.socket) -> Any:
+    """As the kernel has it, None where the connection is reset already."""
     try:
-        return _address(connection.getpeername())
-    except OSError:  # reset already; systemd has put the address into the unit's name
-        host, _, port = unit.removesuffix(".service").rpartition("-")[2].rpartition(":")
+        return connection.getpeername()
+    except OSError:
+        return None
+
+
+def _remote(peername: Any, unit: str) -> tuple[str, int] | None:
+    if peername is not None:
+        return _address(peername)
+    # systemd has put the address into the unit's name.
+    host, _, port = unit.removesuffix(".service").rpartition("-")[2].rpartition(":")
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     except (OSError, ValueError):

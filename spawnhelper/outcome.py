@@ -16,12 +16,23 @@ SUCCESS = "success"
 EXIT_CODE = "exit-code"
 SIGNAL = "signal"
 CORE_DUMP = "core-dump"
+UNDELIVERED = "undelivered"  # as success, but for an answer that has not arrived
 # ... or was ended ...
 TIME_LIMIT = "time-limit"
 IDLE_LIMIT = "idle-limit"
 SIZE_LIMIT = "size-limit"
 STOPPED = "stopped"
-ENDED = (SUCCESS, EXIT_CODE, SIGNAL, CORE_DUMP, TIME_LIMIT, IDLE_LIMIT, SIZE_LIMIT, STOPPED)
+ENDED = (
+    SUCCESS,
+    EXIT_CODE,
+    SIGNAL,
+    CORE_DUMP,
+    UNDELIVERED,
+    TIME_LIMIT,
+    IDLE_LIMIT,
+    SIZE_LIMIT,
+    STOPPED,
+)
 # ... or never ran.
 REFUSED = "refused"
 QUEUE_LIMIT = "queue-limit"

@@ -37,6 +37,7 @@ MESSAGE_IDS = {
     outcome.EXIT_CODE: "708025cf701b4a118d42784cd1e30bd0",
     outcome.SIGNAL: "4457e5ad5b0b4d408008c81648e2b319",
     outcome.CORE_DUMP: "3681debed0fb49c19b745d2015a8d887",
+    outcome.UNDELIVERED: "eb1857d85a6f4a679bc44822f4e37159",
     outcome.TIME_LIMIT: "1f6e1160c0f149c6bc2f1da7d654dff1",
     outcome.IDLE_LIMIT: "12dac95bcf73449cafaa19f800fda2cd",
     outcome.SIZE_LIMIT: "d3e9365e992440b29304bb1215ad2ce5",
@@ -59,19 +60,26 @@ def of_end(
     service: Service,
     identity: Identity,
     ended: Supervision,
+    result: str,
     traffic: tuple[int | None, int | None],
+    undelivered: int,
 ) -> list[str]:
-    """The fields for a command that ran. traffic: bytes in and out, None where nobody counts."""
+    """The fields for a command that ran. traffic: bytes in and out, None where nobody counts.
+    undelivered: those of the answer that are not known to have arrived."""
     command = service.argv[0]
     fate, exit_fields = _exit(ended.status)
-    if cause := CAUSES.get(ended.result):
+    if cause := CAUSES.get(result):
         fate = f"{cause}, {fate}"
     what = f"{shown(command)} as {identity.user}"
     duration = span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
-    priority = NOTICE if ended.result in outcome.HARMLESS else WARNING
+    if undelivered:
+        sentence += f"; {_counted(undelivered, 'byte')} of the answer not delivered"
+    if ended.killed:
+        sentence += f"; {_counted(ended.killed, 'process', 'processes')} left behind, and killed"
+    priority = NOTICE if result in outcome.HARMLESS else WARNING
     fields = [
-        *_head(sentence, priority, ended.result, service),
+        *_head(sentence, priority, result, service),
         *exit_fields,
         *_whence(unit, connection),
         f"SPAWN_SERVICE={service.name}",
@@ -86,6 +94,8 @@ def of_end(
         "SPAWN_WAITED_USEC": connection.waited,
         "SPAWN_BYTES_IN": traffic[0],
         "SPAWN_BYTES_OUT": traffic[1],
+        "SPAWN_BYTES_UNDELIVERED": undelivered or None,
+        "SPAWN_KILLED": ended.killed or None,
     }
     fields += [f"{field}={count}" for field, count in measures.items() if count is not None]
     return fields
@@ -250,6 +260,10 @@ def _signal_name(number: int) -> str:
         if name.startswith("SIG") and name[3] != "_" and getattr(signal, name) == number:
             return name.removeprefix("SIG")
     return f"RTMIN+{number - signal.SIGRTMIN}"
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def span(usec: int) -> str:

@@ -1,22 +1,18 @@
 """The counted way between the client and the command, for SizeLimit=. Loaded after the fork.
 
-splice(2) moves pages without a copy, and without memory of this process.
+The command has pipes, and cannot reach the socket: nothing that it does to its own streams is done
+to the client's. splice(2) moves pages without a copy, and without memory of this process.
 """
 
 from __future__ import annotations
 
 import select
-import sys
 import time
-
-from spawnhelper.outcome import Refusal
-from spawnhelper.patience import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import Callable
 
     from spawnhelper.command import Process
     from spawnhelper.inherited import Connection
@@ -24,62 +20,62 @@ else:
     import _socket as socket
     import posix as os
 
-CHUNK = 1 << 20  # more than a pipe holds
-FLUSH_TIME = 5_000 * NSEC_PER_MSEC
+NSEC_PER_MSEC = 1_000_000
+CHUNK = 1 << 20  # what a pipe holds at most (pipe(7), pipe-max-size)
 AT_ONCE = 4096  # PIPE_BUF: what a pipe takes once there is room at all
 MOST_DISCARDED = 16 << 20
+# The command has the other ends of the pipes, and can make them ready and not ready again. So a
+# direction that has had nothing to move so often in a row rests before it looks again.
+FRUITLESS = 10
+REST = 20 * NSEC_PER_MSEC
 
 
 class Pump:
     """One direction, from one descriptor to another; never blocks.
 
     awaited: the one of the two that has to get ready, None once it is over. moved: bytes. last:
-    CLOCK_MONOTONIC of the last byte, in nanoseconds. client: the source, where that is a socket.
+    CLOCK_MONOTONIC of the last byte, in nanoseconds. rest: until when it is not to look.
     """
 
-    __slots__ = ("_at_end", "awaited", "client", "last", "moved", "source", "target")
+    __slots__ = ("_fruitless", "awaited", "last", "moved", "rest", "source", "target")
 
-    def __init__(
-        self,
-        source: int,
-        target: int,
-        at_end: Callable[[], None],
-        client: socket.socket | None = None,
-    ) -> None:
+    def __init__(self, source: int, target: int) -> None:
         self.source = source
         self.target = target
-        self.client = client
         self.moved = 0
         self.last = time.monotonic_ns()
         self.awaited: int | None = source
-        self._at_end = at_end
+        self.rest = 0
+        self._fruitless = 0
 
-    def move(self, most: int = CHUNK) -> None:
-        """Moves what there is, `most` bytes at most, once `awaited` is ready."""
-        self.awaited = self.source
+    @property
+    def event(self) -> int:
+        """What the awaited descriptor has to get ready for, as poll(2) has it."""
+        return select.POLLIN if self.awaited == self.source else select.POLLOUT
+
+    def move(self, most: int = CHUNK, client: socket.socket | None = None) -> bool:
+        """Moves what there is, `most` bytes at most. False at the end: there is nothing more, or
+        nobody takes it. client: the source, where that is the socket."""
         try:
             count = os.splice(self.source, self.target, most, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:  # mostly because the target is full
-            if self.client is None or not _ready(self.target, select.POLLOUT):
-                self.awaited = self.target
-                return
-            count = 0
+        except BlockingIOError:
+            count = -1
         except OSError:  # the client has reset the connection, or the command has closed its end
-            count = 0
-        if count == 0 and self.client is not None:
-            count = self._copy(self.client, most)
+            return False
+        if count <= 0 and client is not None:
+            count = self._copy(client, most) if _ready(self.target, select.POLLOUT) else -1
         if count > 0:
             self.moved += count
             self.last = time.monotonic_ns()
-        elif count == 0:
-            self.end()
+            self.awaited = self.source
+            self._fruitless = 0
+        elif count < 0:
+            self._wait()
+        return count != 0
 
     def _copy(self, client: socket.socket, most: int) -> int:
         """Moves a few bytes where splice(2) would not, as at TCP's urgent mark, which it takes for
         the end. How many they are, 0 at the end, -1 where there are none after all."""
-        if not _ready(self.target, select.POLLOUT):
-            self.awaited = self.target
-            return -1
         try:
             octets = client.recv(min(most, AT_ONCE), socket.MSG_DONTWAIT)
             return os.write(self.target, octets) if octets else 0
@@ -88,84 +84,107 @@ class Pump:
         except OSError:
             return 0
 
-    def end(self) -> None:
-        """Ends this direction, and tells the other side."""
-        self.awaited = None
-        self._at_end()
+    def _wait(self) -> None:
+        """Waits for the side that was not ready."""
+        waiting = _ready(self.source, select.POLLIN)
+        self.awaited = self.target if waiting else self.source
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            self.rest = time.monotonic_ns() + REST
 
 
 class Relay:
-    """What counts the bytes of one connection. input: to the command. output: to the client, None
-    where the command has the socket for that. over: the client has sent more than the limit, which
-    the command has got to the byte."""
+    """What counts the bytes of one connection. input: to the command. output: to the client. over:
+    the client has sent more than the limit, which the command has got to the byte. lost: bytes of
+    the command that nobody took."""
 
     def __init__(self, connection: Connection, process: Process, limit: int) -> None:
         assert process.input is not None
+        assert process.output is not None
         self.limit = limit
         self.over = False
-        self.discarded = 0
+        self.lost = 0
+        self._discarded = 0
         self._client = connection.socket
-        self._pipe: int | None = process.input
         self._process = process
-        self._wide = False
+        self._wide: set[int] = set()
         client = connection.socket.fileno()
-        _never_block(connection.socket)
-        self.input = Pump(client, process.input, self._end_input, connection.socket)
-        self.output: Pump | None = None
-        if process.output is not None:
-            # The command does not have the socket, and so is not hindered by its being so.
-            os.set_blocking(client, False)
-            duplicate = os.dup(client)  # poll(2) knows a descriptor for one purpose only
-            self.output = Pump(process.output, duplicate, self._end_output)
+        os.set_blocking(client, False)  # splice(2) looks there, whatever its flags are
+        for pipe in (process.input, process.output):
+            os.set_blocking(pipe, False)
+        # Urgent bytes are bytes.
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        self.input = Pump(client, process.input)
+        self.output = Pump(process.output, client)
 
-    def awaited(self) -> list[tuple[int, int]]:
-        """The descriptors that have to get ready, and for which event of poll(2)."""
-        return [
-            (pump.awaited, select.POLLIN if pump.awaited == pump.source else select.POLLOUT)
-            for pump in (self.input, self.output)
-            if pump is not None and pump.awaited is not None
-        ]
+    def awaited(self) -> tuple[dict[int, int], int | None]:
+        """The descriptors that have to get ready, with the events of poll(2); and when to look
+        whatever they are, in nanoseconds of CLOCK_MONOTONIC."""
+        found: dict[int, int] = {}
+        now, look = time.monotonic_ns(), None
+        for pump in (self.input, self.output):
+            if pump.rest > now:
+                look = min(pump.rest, look or pump.rest)
+            elif pump.awaited is not None:
+                found[pump.awaited] = found.get(pump.awaited, 0) | pump.event
+        return found, look
 
-    def ready(self, descriptor: int) -> None:
-        """Does what this descriptor has got ready for."""
-        if self.output is not None and descriptor == self.output.awaited:
-            self.output.move()
-        elif descriptor != self.input.awaited:
-            return
-        elif self.over:
-            self._discard()
-        else:
-            if self.input.moved < self.limit:
-                self.input.move(min(CHUNK, self.limit - self.input.moved))
-            if self.input.awaited == self.input.target and not self._wide:
-                self._wide = True  # it was full: a wider one takes fewer turns, for a lot to come
-                self._process.widen_input()
-            if self.input.moved == self.limit and self.input.awaited is not None:
-                self._look_beyond()
+    def ready(self, events: dict[int, int]) -> None:
+        """Does what the descriptors have got ready for. events: as poll(2) gives them."""
+        for pump, work in ((self.output, self.send), (self.input, self._receive)):
+            if pump.awaited is not None:
+                failed = select.POLLERR | select.POLLHUP
+                if events.get(pump.awaited, 0) & (pump.event | failed):
+                    work()
 
     def last_byte(self) -> int:
         """When the last one passed: CLOCK_MONOTONIC in nanoseconds."""
-        return max(self.input.last, self.output.last if self.output else 0)
+        return max(self.input.last, self.output.last)
 
-    def flush(self, *, wait: bool) -> None:
-        """Hands on what the command has left in its output when it ended, for a bounded time. wait:
-        also what the client is not ready for yet."""
-        output = self.output
-        # What goes on writing for longer is not the command any more.
-        deadline = time.monotonic_ns() + FLUSH_TIME
+    def send(self) -> None:
+        """Hands on what the command has put out, as far as the client takes it."""
+        if not self.output.move():
+            self.end_output()
+        elif self.output.awaited == self.output.target:
+            self._widen(self.output.source)
+
+    def end_output(self) -> None:
+        """Ends the answer: the client sees its end, and what is left of it is lost."""
+        if self.output.awaited is None:
+            return
+        self.output.awaited = None
+        self.lost += _emptied(self.output.source)
+        os.close(self.output.source)
         try:
-            while (
-                output is not None and output.awaited is not None and time.monotonic_ns() < deadline
-            ):
-                if output.awaited == output.source and not _ready(output.source, select.POLLIN):
-                    return
-                if output.awaited == output.target and not until_ready(
-                    output.target, select.POLLOUT, deadline if wait else 0
-                ):
-                    return
-                output.move()
-        except Refusal:
-            pass  # a stop
+            self._client.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client was first
+
+    def end_input(self) -> None:
+        """Ends what the command gets."""
+        if self.input.target >= 0:
+            os.close(self.input.target)
+            self.input.target = -1
+        self.input.awaited = None
+
+    def _receive(self) -> None:
+        if self.over:
+            self._discard()
+            return
+        pump = self.input
+        if pump.moved < self.limit and not pump.move(self.limit - pump.moved, self._client):
+            self.end_input()
+        elif pump.moved == self.limit:
+            self._look_beyond()
+        elif pump.awaited == pump.target:
+            self._widen(pump.target)
+
+    def _widen(self, pipe: int) -> None:
+        """Gives a pipe that was full more room, once: a wider one takes fewer turns, for a lot to
+        come."""
+        if pipe not in self._wide:
+            self._wide.add(pipe)
+            self._process.widen(pipe)
 
     def _look_beyond(self) -> None:
         """Whether behind the last byte that the command may have there is the end, or one more."""
@@ -176,10 +195,9 @@ class Relay:
         except OSError:
             beyond = b""
         self.over = bool(beyond)
+        self.end_input()
         if self.over:
-            self._end_input()
-        else:
-            self.input.end()
+            self.input.awaited = self.input.source
 
     def _discard(self) -> None:
         """Reads on, so that a client that writes first comes to read the answer."""
@@ -189,34 +207,21 @@ class Relay:
             return
         except OSError:
             more = b""
-        self.discarded += len(more)
-        if not more or self.discarded > MOST_DISCARDED:
+        self._discarded += len(more)
+        if not more or self._discarded > MOST_DISCARDED:
             self.input.awaited = None
 
-    def _end_input(self) -> None:
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
 
-    def _end_output(self) -> None:
-        assert self.output is not None
-        os.close(self.output.source)
-        os.close(self.output.target)
-        try:
-            self._client.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the client was first
-
-
-def _never_block(client: socket.socket) -> None:
-    """Keeps splice(2) from waiting for bytes that the command, which has the socket for its output,
-    has read itself meanwhile; O_NONBLOCK would be the command's, too. Urgent bytes are bytes."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    for size in (8, 4):  # of the two fields of struct timeval, which depends on the architecture
-        soon = (0).to_bytes(size, sys.byteorder) + (1_000).to_bytes(size, sys.byteorder)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, soon)
-        if any(client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 2 * size)):
-            return
+def _emptied(pipe: int) -> int:
+    """How many bytes a pipe has had, which is empty now. Looks at no more than it can hold, for
+    somebody may go on writing."""
+    count = 0
+    try:
+        while count < CHUNK and (part := os.read(pipe, CHUNK - count)):
+            count += len(part)
+    except BlockingIOError:
+        pass
+    return count
 
 
 def _ready(descriptor: int, event: int) -> bool:

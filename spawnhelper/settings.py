@@ -211,7 +211,7 @@ SETTINGS = (
         "infinity",
         "How long there may be no byte in either direction. Then the command is ended as at its "
         "TimeLimit=. For TCP the kernel tells; for a path it needs SizeLimit=, which has every "
-        "byte counted, then of the answer, too.",
+        "byte counted. A byte that the client's side does not acknowledge has not passed.",
         "tcp(7) TCP_INFO",
     ),
     Setting(
@@ -222,7 +222,8 @@ SETTINGS = (
         "infinity",
         "How many bytes the command may get from the client; not one more reaches it. When the "
         "client sends more, the command's input ends; it has 5s to answer and to end, and is then "
-        "ended as at its TimeLimit=. With a limit standard input is a pipe instead of the socket.",
+        "ended as at its TimeLimit=. With a limit the command's streams are pipes instead of the "
+        "socket.",
         "pipe(8) size",
     ),
     Setting(

@@ -1,6 +1,7 @@
 """The wait for the command's end: its limits, a stop, and nobody left behind.
 
-Loaded after the fork.
+The command may be hostile. It can have children of this process come and go without an end, so
+that each look at them is bounded, and they are looked at now and then only. Loaded after the fork.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import signal
+    from typing import Any
 
     from spawnhelper.command import Process
     from spawnhelper.relay import Relay
@@ -27,11 +29,16 @@ else:
 
 NSEC_PER_USEC = 1_000
 NSEC_PER_MSEC = 1_000_000
+NSEC_PER_SEC = 1_000_000_000
 USEC_PER_SEC = 1_000_000
 # For a command whose client has sent too much.
 ANSWER_TIME = 5_000 * NSEC_PER_MSEC
 # A killed process can be stuck in the kernel; then systemd goes on to wait for it, and says so.
 SWEEP_TIME = 1_000 * NSEC_PER_MSEC
+# So many at a time, and so much time between: ten thousand a second, for a twentieth of a core.
+MOST_REAPED = 512
+REAP_PAUSE = 50 * NSEC_PER_MSEC
+MOST_LISTED = 1 << 20  # bytes of a list of children
 LONGEST_SENTENCE = 4096
 LONGEST_PAUSE = 3_600_000  # milliseconds; poll(2) takes no more than an int of them
 
@@ -57,14 +64,18 @@ class Supervision:
         self.duration = 0
         self.cpu = 0
         self.peak = 0
+        self.killed = 0
         self._childless = False
+        self._signalled: set[int] = set()
+        self._ended = os.pidfd_open(process.pid)
+        self._look_at: int | None = None  # when to look at children; None: when one has ended
         self._heard = False
         self.stopped = False
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._idle_from = process.started
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in AWAITED:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: None)  # what counts is the byte in the pipe
         signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
     def until_end(self) -> None:
@@ -126,12 +137,17 @@ class Supervision:
         numbers stay theirs; the children of a killed one become ours, and are next.
         """
         deadline = time.monotonic_ns() + SWEEP_TIME
-        self._reap()
-        while not self._childless and time.monotonic_ns() < deadline:
-            for pid in _children():
-                _kill(pid, signal.SIGKILL)
-            self._pause(deadline)
-            self._reap()
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        while True:
+            more = self._reap_some()
+            left = deadline - time.monotonic_ns()
+            if self._childless or left <= 0:
+                return
+            for pid in _children():  # also while there are more to be reaped: some make others
+                if _kill(pid, signal.SIGKILL):
+                    self._signalled.add(pid)
+            if not more:
+                signal.sigtimedwait((signal.SIGCHLD,), left / NSEC_PER_SEC)
 
     def _wait(self, deadline: int | None, *, or_stop: bool = False) -> None:
         """Returns once the command has ended, the deadline has passed, or a stop has come."""
@@ -159,31 +175,45 @@ class Supervision:
 
     def _pause(self, deadline: int | None) -> None:
         """Sleeps until a signal or word from the child comes, or the deadline, in nanoseconds."""
+        awaited = {self._woken: select.POLLIN, self._ended: select.POLLIN}
+        if not self._heard:
+            awaited[self.process.failure] = select.POLLIN
+        deadline = _earlier(deadline, self._look_at)
+        if self.relay is not None:
+            moving, look = self.relay.awaited()
+            awaited |= moving
+            deadline = _earlier(deadline, look)
         timeout = None
         if deadline is not None:
             left = deadline - time.monotonic_ns()
             timeout = min(max(0, -(-left // NSEC_PER_MSEC)), LONGEST_PAUSE)
         poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
-        if not self._heard:
-            poll.register(self.process.failure, select.POLLIN)
-        for descriptor, event in self.relay.awaited() if self.relay is not None else ():
+        for descriptor, event in awaited.items():
             poll.register(descriptor, event)
-        for descriptor, _ in poll.poll(timeout):
-            if descriptor == self._woken:
-                numbers = os.read(descriptor, 4096)
-                self.stopped = self.stopped or any(number in STOPS for number in numbers)
-            elif not self._heard and descriptor == self.process.failure:
-                self._hear_child()
-            elif self.relay is not None:
-                self.relay.ready(descriptor)
+        events = dict(poll.poll(timeout))
+        if self._woken in events:
+            self._hear_signals()
+        if not self._heard and self.process.failure in events:
+            self._hear_child()
+        if self.relay is not None:
+            self.relay.ready(events)
+
+    def _hear_signals(self) -> None:
+        numbers = os.read(self._woken, 4096)
+        self.stopped = self.stopped or any(number in STOPS for number in numbers)
+        if signal.SIGCHLD in numbers:  # from here on children are looked at by the clock
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+            self._look_at = 0
 
     def _hear_child(self) -> None:
         """Hears the child out, which is silent if it became the command."""
         if self._heard:
             return
         self._heard = True
-        sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
+        try:
+            sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
+        except BlockingIOError:
+            sentence = ""
         os.close(self.process.failure)
         key, _, why = sentence.partition("=")
         if key:
@@ -193,18 +223,41 @@ class Supervision:
             raise Refusal(outcome.EXEC_FAILED, os.EX_OSERR, why)
 
     def _reap(self) -> None:
-        while not self._childless:
+        """Takes note of the command's end, and now and then of other children's."""
+        if self.status is None:
+            self._note(*os.wait4(self.process.pid, os.WNOHANG))
+        if self._look_at is None or time.monotonic_ns() < self._look_at:
+            return
+        if self._reap_some():
+            self._look_at = time.monotonic_ns() + REAP_PAUSE
+        else:
+            self._look_at = None
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+
+    def _reap_some(self) -> bool:
+        """Whether there were children that had ended; takes note of so many at most."""
+        for count in range(MOST_REAPED):
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self._childless = True
-                return
+                return False
             if pid == 0:
-                return
-            self.cpu += round((usage.ru_utime + usage.ru_stime) * USEC_PER_SEC)
-            self.peak = max(self.peak, usage.ru_maxrss * 1024)
-            if pid == self.process.pid:
-                self.status = status
+                return count > 0
+            self._note(pid, status, usage)
+        return True
+
+    def _note(self, pid: int, status: int, usage: Any) -> None:
+        """Adds up what a child that has ended has used; pid is 0 where none has."""
+        if pid == 0:
+            return
+        self.cpu += round((usage.ru_utime + usage.ru_stime) * USEC_PER_SEC)
+        self.peak = max(self.peak, usage.ru_maxrss * 1024)
+        if pid == self.process.pid and self.status is None:  # else the number has come again
+            self.status = status
+        elif pid in self._signalled and os.WIFSIGNALED(status):
+            self._signalled.remove(pid)
+            self.killed += 1
 
 
 def _earlier(one: int | None, other: int | None) -> int | None:
@@ -224,22 +277,25 @@ def _result(status: int, service: Service) -> str:
 
 
 def _children() -> list[int]:
-    """The processes that this one is the parent of (proc_pid_task(5))."""
+    """The processes that this one is the parent of (proc_pid_task(5)), as far as the list is short
+    enough to be read; who is further back comes next."""
     descriptor = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = b""
-        while part := os.read(descriptor, 65536):
+        while len(text) < MOST_LISTED and (part := os.read(descriptor, 65536)):
             text += part
     finally:
         os.close(descriptor)
-    return [int(pid) for pid in text.split()]
+    return [int(pid) for pid in text.rpartition(b" ")[0].split()]
 
 
-def _kill(pid: int, number: int) -> None:
+def _kill(pid: int, number: int) -> bool:
+    """Whether there is such a process to be signalled."""
     try:
         os.kill(pid, number)
     except OSError:
-        pass  # it has ended already, or another user's program runs in it
+        return False  # it has ended already, or another user's program runs in it
+    return True
 
 
 def _kill_group(group: int, number: int) -> None:

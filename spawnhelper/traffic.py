@@ -15,66 +15,87 @@ else:
     import _socket as socket
 
 NSEC_PER_MSEC = 1_000_000
-# struct tcp_info of linux/tcp.h: which octets the fields are.
+# struct tcp_info of include/uapi/linux/tcp.h (Linux 4.19 and later): which octets the fields are.
 TCP_INFO_SIZE = 232
 STATE = slice(0, 1)
 LAST_DATA_SENT = slice(44, 48)  # milliseconds ago
 LAST_DATA_RECV = slice(52, 56)
+LAST_ACK_RECV = slice(56, 60)
+BYTES_ACKED = slice(120, 128)
 BYTES_RECEIVED = slice(128, 136)
+SEGMENTS_IN = slice(140, 144)
 NOTSENT_BYTES = slice(144, 148)
 BYTES_SENT = slice(200, 208)
 BYTES_RETRANS = slice(208, 216)
+# States of net/tcp_states.h.
+FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 4, 5, 6, 7, 8, 9, 11
+CONNECTED = (1, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING)
 # States after the client's FIN, which the kernel counts as one more byte received. CLOSE is also
 # that of a reset, after which the count cannot be relied on.
-FIN_RECEIVED = (6, 7, 8, 9, 11)  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
+FIN_RECEIVED = (TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING)
 # States after our own FIN, which counts as one more byte for as long as it is not sent.
-FIN_WAITS = (4, 9, 11)  # FIN_WAIT1, LAST_ACK, CLOSING
+FIN_WAITS = (FIN_WAIT1, LAST_ACK, CLOSING)
+# States in which nothing that was sent is on its way any more.
+SETTLED = (FIN_WAIT2, TIME_WAIT, CLOSE)
 
 
 class Meter:
-    """What the kernel, or the relay where there is one, says about a connection."""
+    """What the kernel, or the relay where there is one, says about a connection.
+
+    The command may have the socket, and can do with it what it likes: have it listen, or disconnect
+    it and connect it elsewhere. What the kernel says of that is not about the client.
+    """
 
     def __init__(self, connection: Connection, relay: Relay | None, started: int) -> None:
         self._connection = connection
         self._relay = relay
         self._last = started
-        self._sent = 0
+        self._acked = 0
 
     def count(self) -> tuple[int | None, int | None]:
         """Bytes from the client and bytes that the command put out; None where nobody counts."""
-        info = self._info()
         came = out = None
+        info = self._info()
         if info is not None:
             came = info(BYTES_RECEIVED) - (info(STATE) in FIN_RECEIVED) - self._connection.read
-            came = max(0, came)
-            unsent = info(NOTSENT_BYTES)
-            if unsent and info(STATE) in FIN_WAITS:
-                unsent -= 1
-            out = info(BYTES_SENT) - info(BYTES_RETRANS) + unsent - self._connection.written
+            out = self._put_out(info) - self._connection.written
+            came, out = max(0, came), max(0, out)
         if self._relay is not None:
             came = self._relay.input.moved
-            if self._relay.output is not None:
-                out = self._relay.output.moved
+            out = self._relay.output.moved + self._relay.lost
         return came, out
+
+    def owed(self) -> tuple[int, bool]:
+        """How many bytes of the answer the client's side has not acknowledged, of what the kernel
+        was given; and whether nothing is on its way any more, the end of the connection included.
+
+        What is sent to a path is the client's at once.
+        """
+        info = self._info()
+        if info is None:
+            return 0, True
+        acked = info(BYTES_ACKED)
+        return max(0, self._put_out(info) - acked), info(STATE) in SETTLED
 
     def last_byte(self) -> int:
         """When the last byte passed, either way: CLOCK_MONOTONIC in nanoseconds, not before the
         command's start."""
-        now = time.monotonic_ns()
         info = self._info()
         if info is not None:
             age = info(LAST_DATA_RECV)
-            sent = info(BYTES_SENT) - info(BYTES_RETRANS)
-            if sent != self._sent:  # what is sent again to a client that is gone is no byte
-                self._sent = sent
-                age = min(age, info(LAST_DATA_SENT))
-            self._last = max(self._last, now - age * NSEC_PER_MSEC)
+            acked = info(BYTES_ACKED)
+            if acked != self._acked:
+                self._acked = acked
+                # A byte has passed once it is acknowledged. A client that is gone acknowledges
+                # nothing, whatever is sent again; and a full one just that it is.
+                age = min(age, max(info(LAST_DATA_SENT), info(LAST_ACK_RECV)))
+            self._last = max(self._last, time.monotonic_ns() - age * NSEC_PER_MSEC)
         elif self._relay is not None:
             self._last = max(self._last, self._relay.last_byte())
         return self._last
 
     def _info(self) -> Info | None:
-        """The fields of TCP_INFO, None where there are none."""
+        """The fields of TCP_INFO, None where there are none, or none about the client."""
         if not self._connection.tcp:
             return None
         client = self._connection.socket
@@ -82,7 +103,22 @@ class Meter:
             octets = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
         except OSError:
             return None
-        return Info(octets) if len(octets) >= BYTES_RETRANS.stop else None
+        info = Info(octets) if len(octets) >= BYTES_RETRANS.stop else None
+        return info if info is not None and self._of_client(info) else None
+
+    def _of_client(self, info: Info) -> bool:
+        if info(STATE) == CLOSE:  # of a disconnected socket the kernel counts anew (tcp_disconnect)
+            return info(SEGMENTS_IN) > 0
+        if info(STATE) not in CONNECTED:
+            return False
+        return self._connection.unmoved()
+
+    def _put_out(self, info: Info) -> int:
+        """How many bytes the kernel was given to send, whether or not it has."""
+        unsent = info(NOTSENT_BYTES)
+        if unsent and (info(STATE) in FIN_WAITS or self._connection.ended):
+            unsent -= 1
+        return info(BYTES_SENT) - info(BYTES_RETRANS) + unsent
 
 
 class Info:

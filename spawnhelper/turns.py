@@ -2,11 +2,12 @@
 
 Each helper of a service has a number, and a socket with that number and its process id as its name
 in the service's folder. Numbers never come again. The helpers with the lowest ones have their
-turn, as many as MaxCommands= says, and show it in their names; who ends, in whatever way, is out of
-the count. Nobody else keeps it.
+turn, as many as MaxCommands= says, and show it in their names. A helper that leaves, or ends in
+whatever way, no longer counts. Nobody else keeps the count.
 
-Who waits first watches those whose turn it is; who waits further back is connected to the one
-before, who hangs up when its own turn has come.
+A helper that leaves calls the first that waits. That one also watches the processes of those whose
+turn it is, for one that is killed calls nobody. A helper that waits further back is connected to
+the one before, which hangs up when its own turn has come.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _wait(place: Place, service: Service, connection: Connection, begun: int) ->
         # That the client is gone poll(2) says by itself.
         awaited = [(client, 0), (place.own, select.POLLIN), *ahead]
         while (ready := until_any(awaited, deadline, "its turn")) == [place.own]:
-            place.accept()  # somebody behind, who changes nothing here
+            place.accept()
+            if place.first:
+                break  # it may be one that has left; else it is who waits behind
         if client in ready:
             raise _refusal(service, "the client went away")
         if not ready:
@@ -100,6 +103,11 @@ class Place:
         finally:
             os.close(last)
 
+    @property
+    def first(self) -> bool:
+        """Whether nobody waits ahead."""
+        return self._waiter is None
+
     def ahead(self, most: int) -> list[tuple[int, int]]:
         """What tells that somebody ahead is gone, or has got the turn, as descriptors and events
         for poll(2); nothing when it is this process's turn."""
@@ -118,7 +126,7 @@ class Place:
                     return [(waiter.fileno(), select.POLLIN)]
 
     def accept(self) -> None:
-        """Keeps who calls; most often there is one at most."""
+        """Keeps who calls, as long as they are connected; most often there is one at most."""
         poll = select.poll()
         for each in self._behind:
             poll.register(each, 0)
@@ -141,13 +149,26 @@ class Place:
         self._socket.listen(0)  # for those who want to know whether this process lives
 
     def leave(self) -> None:
-        """Gives the place up."""
+        """Gives the place up, for who waits first."""
         try:
             self._remove(self.name)
+            waiting = [name for name in os.listdir(self.folder) if name > LAST]
+            any(self._call(name) for name in sorted(waiting) if not name.endswith(TURN))
         except OSError:
             pass  # then whoever waits finds out
         self._behind.clear()  # they look anew who is ahead
         self._socket.close()
+
+    def _call(self, name: str) -> bool:
+        """Has the one with this name look anew. One that does not listen yet will, by itself."""
+        other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            other.connect(self._path(name))
+        except BlockingIOError:
+            pass  # it is about to look at all those calls
+        except OSError:
+            return False
+        return True
 
     def _watch(self, name: str) -> bool:
         """Whether there is such a process, whose end is watched from now on."""

@@ -63,7 +63,8 @@ def test_a_reset_before_the_fork(
     assert until(connection_units)
     reset(client)
     record = there.record()
-    assert record["SPAWN_RESULT"] in ("success", "exit-code", "signal"), record["MESSAGE"]
+    results = ("success", "exit-code", "signal", "undelivered")
+    assert record["SPAWN_RESULT"] in results, record["MESSAGE"]
     assert record["SPAWN_REMOTE_ADDR"] == "127.0.0.1"
 
 
@@ -74,7 +75,7 @@ def test_a_reset_while_the_command_runs(service: Callable[..., Installed], more:
     client.sendall(b"data")
     assert client.recv(4) == b"data"
     reset(client)
-    assert there.record()["SPAWN_RESULT"] in ("success", "exit-code")
+    assert there.record()["SPAWN_RESULT"] in ("success", "exit-code", "undelivered")
 
 
 @pytest.mark.parametrize("more", PHASES)
@@ -95,8 +96,8 @@ def test_a_reset_after_the_end(service: Callable[..., Installed], more: str) -> 
     there = service(f"User=nobody\n{more}Argv=/bin/echo answer")
     client = there.connect()
     assert read_all(client) == b"answer\n"
-    reset(client)
-    assert there.record()["SPAWN_RESULT"] == "success"
+    reset(client)  # perhaps before its side has acknowledged what it has read
+    assert there.record()["SPAWN_RESULT"] in ("success", "undelivered")
 
 
 def test_a_reset_while_it_lingers(service: Callable[..., Installed]) -> None:
@@ -126,10 +127,10 @@ def test_a_command_that_closes_its_streams_and_lives_on(
 ) -> None:
     code = "import os, time\nos.write(1, b'bye')\n[os.close(n) for n in range(3)]\ntime.sleep(60)\n"
     there = service(f"User=nobody\n{more}TimeLimit=700ms\n{python(SCRATCH, code)}")
-    begun = time.monotonic()
     assert there.talk(b"data") == b"bye"
-    assert 0.7 <= time.monotonic() - begun < 1.2
-    assert there.record()["SPAWN_RESULT"] == "time-limit"
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "time-limit"
+    assert int(record["SPAWN_DURATION_USEC"]) >= 700_000
 
 
 def test_a_command_that_makes_itself_a_daemon(service: Callable[..., Installed]) -> None:
@@ -143,10 +144,12 @@ def test_a_command_that_makes_itself_a_daemon(service: Callable[..., Installed])
         "time.sleep(60)\n"
     )
     there = service(f"User=nobody\n{python(SCRATCH, code)}")
-    begun = time.monotonic()
     there.talk()
-    assert time.monotonic() - begun < 2
-    assert there.record()["SPAWN_RESULT"] == "success"
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "success"
+    assert int(record["SPAWN_DURATION_USEC"]) < 60_000_000, "nobody waits for the daemon"
+    assert record["SPAWN_KILLED"] == "1"
+    assert str(record["MESSAGE"]).endswith("; 1 process left behind, and killed")
 
 
 def test_a_fork_bomb_ends_with_the_command(service: Callable[..., Installed]) -> None:

@@ -184,10 +184,10 @@ def test_its_time_limit_holds_meanwhile(service: Callable[..., Installed]) -> No
 
 def test_half_close_passes_both_ways(service: Callable[..., Installed]) -> None:
     code = (
-        "import socket, sys\n"
-        "s = socket.socket(fileno=1)\n"
-        "s.sendall(b'first')\n"
-        "s.shutdown(socket.SHUT_WR)\n"
+        "import os, sys\n"
+        "os.write(1, b'first')\n"
+        "os.close(1)\n"
+        "os.close(2)\n"
         "open('/var/tmp/spawn-relay/seen-' + sys.argv[1], 'wb').write(sys.stdin.buffer.read())\n"
     )
     SCRATCH.chmod(0o1777)
@@ -262,8 +262,8 @@ def test_without_a_limit_the_command_has_the_socket(service: Callable[..., Insta
     there.write(f"User=nobody\nSizeLimit=1\nArgv=/bin/readlink {streams}")
     found = there.talk().decode().split()
     assert found[0].startswith("pipe:")
-    assert found[1] == found[2]
-    assert found[1].startswith("socket:")
+    assert found[1] == found[2] != found[0]
+    assert found[1].startswith("pipe:")
 
 
 def test_idle_limit_counts_from_the_last_byte_either_way(
@@ -332,7 +332,7 @@ def another_machine() -> Iterator[None]:
 
 
 def test_idle_limit_of_a_client_that_has_vanished(service: Callable[..., Installed]) -> None:
-    """What the kernel sends again and again is no byte: after 0.5, 0.7, 1.1 and 1.9 seconds."""
+    """What the kernel sends again and again is no byte, nor is what nobody acknowledges."""
     port = free_port()
     code = (
         f"import socket, time; s = socket.create_connection(('192.0.2.1', {port})); "
@@ -352,7 +352,7 @@ def test_idle_limit_of_a_client_that_has_vanished(service: Callable[..., Install
             record = there.record()
             client.kill()
     assert record["SPAWN_RESULT"] == "idle-limit"
-    assert 1_450_000 <= int(record["SPAWN_DURATION_USEC"]) < 2_500_000
+    assert 1_000_000 <= int(record["SPAWN_DURATION_USEC"]) < 2_500_000
 
 
 def test_idle_limit_of_a_path_needs_a_relay(service: Callable[..., Installed]) -> None:
@@ -443,32 +443,6 @@ def test_stop_while_it_relays(service: Callable[..., Installed]) -> None:
         run("systemctl", "stop", unit)
         assert read_all(client) == b""
     assert outcome(there.record()) == ("stopped", "TERM", "3")
-
-
-def test_a_command_that_reads_its_output_does_not_hold_the_helper(
-    service: Callable[..., Installed],
-) -> None:
-    """It has the socket there, and takes from it what the helper was about to move: a splice(2)
-    that waits for it would wait beyond every limit."""
-    code = (
-        "import os, socket, time\n"
-        "s = socket.socket(fileno=1)\n"
-        "time.sleep(0.7)\n"  # the pipe is full, and the helper waits for room
-        "while 1:\n"
-        "    try: s.recv(1 << 20, socket.MSG_DONTWAIT)\n"
-        "    except BlockingIOError: break\n"
-        "os.read(0, 1 << 20)\n"
-        "time.sleep(60)\n"
-    )
-    there = service(
-        f"User=nobody\nSizeLimit=10M\nTimeLimit=1500ms\nKillDelay=0\n{python(SCRATCH, code)}"
-    )
-    begun = time.monotonic()
-    with there.connect() as client:
-        client.sendall(b"x" * 300_000)
-        assert read_all(client) == b""
-        assert time.monotonic() - begun < 2
-    assert there.record()["SPAWN_RESULT"] == "time-limit"
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

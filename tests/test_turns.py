@@ -99,6 +99,26 @@ def test_a_turn_is_worth_having_at_once(service: Callable[..., Installed]) -> No
     there.records(2)
 
 
+def test_a_turn_ends_with_its_command(service: Callable[..., Installed]) -> None:
+    """Not when its client has taken the answer, or has said all that it has to say."""
+    there = service("User=nobody\nMaxCommands=1\nArgv=/bin/sh -c 'head -c 500000 /dev/zero'")
+    slow = [there.connect() for _ in range(4)]  # whose helpers stay for a minute
+    assert [client.recv(1) for client in slow] == [b"\0"] * 4
+    assert until(lambda: not waiting(there))
+    assert len(connection_units()) == 4
+    there.write("User=nobody\nMaxCommands=1\nSizeLimit=10\nArgv=/usr/bin/wc -c")
+    over = there.connect()  # whose helper reads on, as long as that comes to something
+    over.sendall(b"x" * 30)
+    assert read_all(over) == b"10\n"
+    assert there.talk(b"12") == b"2\n"
+    assert int(there.records(2)[-1]["SPAWN_WAITED_USEC"]) < 30_000_000
+    for client in slow:
+        assert len(read_all(client)) == 499_999
+        client.close()
+    over.close()
+    assert len(there.records(6)) == 6
+
+
 def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) -> None:
     banner = tmp_path / "busy"
     banner.write_text("421 busy\r\n")
