@@ -233,10 +233,12 @@ def nspawn(root: Path, *arguments: str) -> list[str]:
 
 
 class Machine:
-    """A booted machine. pid: its systemd, as this host numbers it; started: when that was."""
+    """A booted machine. kind: of base_root(). pid: its systemd, as this host numbers it; started:
+    when that was."""
 
-    def __init__(self, release: str, pid: int) -> None:
+    def __init__(self, release: str, kind: str, pid: int) -> None:
         self.release = release
+        self.kind = kind
         self.pid = pid
         self.started = _start_time(pid)
 
@@ -297,7 +299,7 @@ def booted(release: str, kind: str = "run", cache: Path = CACHE) -> Iterator[Mac
         [*enter, *command], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
     )
     try:
-        machine = Machine(release, _init_of(container))
+        machine = Machine(release, kind, _init_of(container))
         _wait_until_running(machine)
         yield machine
         machine.power_off()
@@ -375,22 +377,27 @@ def keep(machine: Machine, digest: str) -> None:
     """Notes a machine that goes on running, for kept()."""
     STATE.mkdir(exist_ok=True)
     note = {"pid": machine.pid, "started": machine.started, "digest": digest}
-    (STATE / f"{machine.release}.json").write_text(json.dumps(note))
+    _note(machine.release, machine.kind).write_text(json.dumps(note))
 
 
-def kept(release: str) -> tuple[Machine, str] | None:
-    """The machine of that release that was kept running, and the sources it has installed."""
+def kept(release: str, kind: str) -> tuple[Machine, str] | None:
+    """The machine of that release and kind that was kept running, and the sources it has
+    installed."""
     try:
-        note = json.loads((STATE / f"{release}.json").read_text())
+        note = json.loads(_note(release, kind).read_text())
     except (OSError, ValueError):
         return None
-    machine = Machine(release, note["pid"])
+    machine = Machine(release, kind, note["pid"])
     return (machine, note["digest"]) if machine.started == note["started"] else None
 
 
-def forget(release: str) -> None:
+def forget(release: str, kind: str) -> None:
     """Drops the note of a kept machine."""
-    (STATE / f"{release}.json").unlink(missing_ok=True)
+    _note(release, kind).unlink(missing_ok=True)
+
+
+def _note(release: str, kind: str) -> Path:
+    return STATE / f"{release}-{kind}.json"
 
 
 def say(sentence: str) -> None:

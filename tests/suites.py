@@ -25,6 +25,8 @@ FILES = {
     "counterproof": ("faults/counterproof.py",),
     "fuzz": ("fuzz/sessions.py",),
 }
+# Of base roots, for those that measure other servers, too.
+KINDS = {"faults": "bench", "counterproof": "bench"}
 # What there is to do in a machine with a kernel of its own, for suites that go on there.
 OWN_KERNEL = {"faults": "faults/own_kernel.py", "counterproof": "faults/counterproof.py"}
 FIGURES = "/srv/figures"  # in the machine
