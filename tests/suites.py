@@ -17,6 +17,7 @@ FILES = {
     "faults": (
         "faults/bursts.py",
         "faults/collisions.py",
+        "faults/delivery.py",
         "faults/killed.py",
         "faults/journald.py",
         "faults/under_load.py",
@@ -52,9 +53,15 @@ dash stands where there is none yet. All of them anew:
     tests/run fuzz --seconds 600
     tests/run faults --page
 
-"Load" is 50 connections that stay, each asked again and again, and others that come and go. The
-columns are the versions of systemd. The smaller the sizes, the sooner: without them the suite takes
-some 15 minutes a release, and with them the better part of an hour.
+"Load" is 50 connections that stay, each asked again and again, and others that come and go.
+Answers are of 45 bytes to 8 MiB, to requests of 100 bytes or 300 KB, of which the command reads a
+line or nothing. Some of their clients read 64 KiB each 20 ms, or nothing for 10 s, or shut down
+their side once they have sent all. Services have no key more than they need, SizeLimit=,
+IdleLimit=, MaxCommands=, or some of them. A "cut" answer lacks bytes, and one that is "reset" came
+whole, but with a reset in place of the end.
+
+The columns are the versions of systemd. The smaller the sizes, the sooner: without them the suite
+takes some 20 minutes a release, and with them an hour.
 """
 
 
