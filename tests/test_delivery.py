@@ -3,13 +3,24 @@ The suite of faults has many more sizes, clients and settings; see faults/delive
 
 from __future__ import annotations
 
+import fcntl
+import sys
+import termios
 from collections.abc import Callable, Iterator
 
 import clients
 import far
 import pytest
 from clients import Case, Got
-from conftest import Installed, free_port, in_machine
+from conftest import (
+    Installed,
+    connection_units,
+    free_port,
+    in_machine,
+    reset,
+    run,
+    until,
+)
 
 pytestmark = in_machine
 
@@ -55,3 +66,31 @@ def test_at_a_path(service: Callable[..., Installed], keys: str) -> None:
 def test_to_a_slow_client_nearby(service: Callable[..., Installed]) -> None:
     there = service(SPAWN)
     assert clients.ask(there.address, [Case(SIZE, 100, "slow")], (), 1) == whole(1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "address", "size"),
+    [
+        ("", None, SIZE),
+        ("SizeLimit=1M\n", None, SIZE),
+        ("SizeLimit=1M\n", "/run/spawn/delivery.sock", 400 << 10),  # the last in a pipe
+    ],
+)
+def test_a_client_that_goes_away_is_told_of(
+    service: Callable[..., Installed], keys: str, address: str | None, size: int
+) -> None:
+    """What arrived is what its side of the connection has acknowledged, be it read or not."""
+    there = service(SPAWN + keys, address=address)
+    with there.connect() as client:
+        client.sendall(b"%d\n" % size + b"unread")
+        assert len(client.recv(1)) == 1
+        (unit,) = connection_units()
+        helper = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+        until(lambda: not run("pgrep", "--parent", helper, check=False).stdout)
+        arrived = 1 + int.from_bytes(fcntl.ioctl(client, termios.FIONREAD, bytes(4)), sys.byteorder)
+        reset(client)
+    record = there.record()
+    assert (record["SPAWN_RESULT"], record["EXIT_STATUS"]) == ("undelivered", "0")
+    missing = int(record["SPAWN_BYTES_UNDELIVERED"])
+    assert missing == size - arrived > 0
+    assert f"; {missing} bytes of the answer not delivered" in record["MESSAGE"]
