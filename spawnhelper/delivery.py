@@ -131,10 +131,11 @@ class Delivery:
     def _send(self) -> None:
         if self._relay is None or self._ended():
             return
-        self._relay.send()
         output = self._relay.output
-        if output.awaited == output.source:  # who may still hold the pipe is not the command
-            self._relay.end_output()
+        before = output.moved
+        self._relay.send()
+        if output.moved == before and output.awaited == output.source:
+            self._relay.end_output()  # who may still hold the pipe is not the command
 
     def _read_on(self) -> None:
         while self._open and self.read < MOST_DISCARDED and (count := self._discard()):

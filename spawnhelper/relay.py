@@ -105,6 +105,7 @@ class Relay:
         self.over = False
         self.lost = 0
         self._discarded = 0
+        self._connection = connection
         self._client = connection.socket
         self._process = process
         self._wide: set[int] = set()
@@ -155,10 +156,7 @@ class Relay:
         self.output.awaited = None
         self.lost += _emptied(self.output.source)
         os.close(self.output.source)
-        try:
-            self._client.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the client was first
+        self._connection.end()
 
     def end_input(self) -> None:
         """Ends what the command gets."""
