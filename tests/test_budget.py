@@ -117,7 +117,7 @@ def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
     code = f"import sys; sys.path.append({str(Path(MAIN).parent.parent)!r}); "
     code += "import spawnhelper.connection; print(*sys.modules)"
     modules = set(run(*INTERPRETER, "-c", code).stdout.split())
-    late = ["supervise", "record", "traffic", "relay", "linger", "generator", "rearm", "ctl"]
+    late = ["supervise", "record", "traffic", "relay", "delivery", "generator", "rearm", "ctl"]
     late += (
         "listeners",
         "admission",
