@@ -74,6 +74,12 @@ MECHANISMS = {
         "pass",
         "collisions.py::test_one_client_process[2]",
     ),
+    "the helper waits until the answer has arrived (delivery.py)": Mechanism(
+        PACKAGE / "delivery.py",
+        "            if self._ended() and (settled or late):",
+        "            if self._ended():",
+        "delivery.py::test_delivery[50 ms of round trip]",
+    ),
     "what a dead helper leaves gets SIGKILL (KillMode=)": Mechanism(
         UNITS / "spawn@.service",
         "KillMode=mixed",
