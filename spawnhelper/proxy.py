@@ -63,12 +63,15 @@ def receive(service: Service, connection: Connection) -> None:
     def take(count: int) -> bytes:
         return _take(connection, count, deadline)
 
+    def piece(most: int) -> bytes:
+        return _piece(connection, most, deadline)
+
     try:
         start = take(len(SIGNATURE))
         if start == SIGNATURE and service.proxy_protocol in ("v2", "any"):
             ends = binary(start, take)
         elif start.startswith(TEXT_START) and service.proxy_protocol in ("v1", "any"):
-            ends = text(start, take)
+            ends = text(start, piece)
         else:
             version = "" if service.proxy_protocol == "any" else f" {service.proxy_protocol}"
             raise Bad(f"does not begin with a header of the PROXY protocol{version}")
@@ -99,17 +102,17 @@ def _check_peer(service: Service, connection: Connection) -> None:
     raise admission.refusal(service, "ProxyFrom", None, sentence)
 
 
-def text(start: bytes, take: Callable[[int], bytes]) -> Ends | None:
+def text(start: bytes, piece: Callable[[int], bytes]) -> Ends | None:
     """The ends that a line of version 1 names, None for UNKNOWN (2.1).
 
-    start: its first bytes. take: gives that many of the next, one by one here: where the line ends
-    is known only then.
+    start: its first bytes. piece: gives so many of the next at most, at least one, and none behind
+    a line feed, for the line may end there.
     """
     line = bytearray(start)
     while not line.endswith(b"\r\n"):
         if len(line) >= TEXT_LONGEST:
             raise Bad(f"has a header of more than {TEXT_LONGEST} bytes")
-        line += take(1)
+        line += piece(TEXT_LONGEST - len(line))
     words = bytes(line[len(TEXT_START) : -2]).split(b" ")
     if words[0] == b"UNKNOWN":
         return None
@@ -200,24 +203,38 @@ def crc32c(octets: bytes) -> int:
 
 
 def _take(connection: Connection, count: int, deadline: int) -> bytes:
-    """So many bytes, no more; a Refusal where they do not come in time."""
+    """So many bytes, no more; Bad where they do not come in time."""
     found = b""
     while len(found) < count:
-        if not until_ready(connection.socket.fileno(), select.POLLIN, deadline):
-            raise Bad("has no whole header within ProxyTimeLimit=")
+        part = _arrived(connection, count - len(found), 0, deadline)
+        connection.read += len(part)
+        found += part
+    return found
+
+
+def _piece(connection: Connection, most: int, deadline: int) -> bytes:
+    """Of the next bytes those that are there, once there is one: so many at most, and none behind
+    a line feed. What it saw it takes, so that the next wait is for more."""
+    seen = _arrived(connection, most, socket.MSG_PEEK, deadline)
+    return _take(connection, seen.find(b"\n") + 1 or len(seen), deadline)
+
+
+def _arrived(connection: Connection, most: int, flags: int, deadline: int) -> bytes:
+    """What has come, so many bytes at most, once there is one; Bad where none does in time, a
+    Refusal where there never was one."""
+    while until_ready(connection.socket.fileno(), select.POLLIN, deadline):
         try:
-            part = connection.socket.recv(count - len(found), socket.MSG_DONTWAIT)
+            part = connection.socket.recv(most, socket.MSG_DONTWAIT | flags)
         except BlockingIOError:
             continue
         except OSError:
             part = b""
-        if not part and connection.read == 0:
+        if part:
+            return part
+        if connection.read == 0:
             raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)
-        if not part:
-            raise Bad("ended within its header")
-        connection.read += len(part)
-        found += part
-    return found
+        raise Bad("ended within its header")
+    raise Bad("has no whole header within ProxyTimeLimit=")
 
 
 def _over(connection: Connection, deadline: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -33,7 +34,8 @@ from conftest import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spawnhelper import proxy
+from spawnhelper import addresses, inherited, proxy
+from spawnhelper.service import Service
 
 SIGNATURE = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a"
 BELIEVE = "User=nobody\nProxyFrom=127.0.0.1 unix\n"
@@ -146,8 +148,8 @@ def judge_binary(octets: bytes) -> tuple[bool, Ends, int]:
     return True, None, end
 
 
-def parsed(octets: bytes) -> tuple[bool, Ends, int]:
-    """What our parser makes of the start of a stream."""
+def parsed(octets: bytes, step: int = 107) -> tuple[bool, Ends, int]:
+    """What our parser makes of the start of a stream. step: as many bytes of it come at once."""
     at = 0
 
     def take(count: int) -> bytes:
@@ -157,9 +159,13 @@ def parsed(octets: bytes) -> tuple[bool, Ends, int]:
         at += count
         return octets[at - count : at]
 
+    def piece(most: int) -> bytes:
+        part = octets[at : at + min(most, step)]
+        return take(part.find(b"\n") + 1 or len(part) or 1)
+
     try:
         start = take(12)
-        ends = proxy.binary(start, take) if start == SIGNATURE else proxy.text(start, take)
+        ends = proxy.binary(start, take) if start == SIGNATURE else proxy.text(start, piece)
     except proxy.Bad:
         return False, None, 0
     return True, ends, at
@@ -194,7 +200,8 @@ lines = st.builds(
 @example(b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n")
 @example(b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\nbehind")
 def test_version_1_is_that_of_the_rules(octets: bytes) -> None:
-    assert parsed(octets) == judge_text(octets)
+    for step in (1, 2, 107):
+        assert parsed(octets, step) == judge_text(octets)
 
 
 extensions = st.lists(
@@ -305,6 +312,43 @@ def test_a_header_in_single_bytes_and_not_one_behind_it(
         assert read_all(client) == f"TCP {remote} {remote} {local}\nx".encode()
 
 
+class Counted:
+    """A socket that counts how often it is read."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self.inner = inner
+        self.reads = 0
+
+    def fileno(self) -> int:
+        return self.inner.fileno()
+
+    def recv(self, size: int, flags: int) -> bytes:
+        self.reads += 1
+        return self.inner.recv(size, flags)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_a_header_that_is_there_is_taken_in_few_steps(name: str) -> None:
+    """Each is a wait with all that belongs to it; a line was once taken byte by byte."""
+    settings = Service("fuzz", "/run/fuzz.conf")
+    settings.proxy_protocol = name
+    settings.proxy_from = addresses.proxies("unix")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(GOOD[name][0] + b"behind")
+        connection = inherited.Connection(ours, "fuzz", "")
+        counted = Counted(ours)
+        connection.socket = counted  # type: ignore[assignment]
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            proxy.receive(settings, connection)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        assert connection.proxy is not None
+        assert ours.recv(100) == b"behind"
+    assert counted.reads == 3
+
+
 @in_machine
 @pytest.mark.parametrize(
     ("protocol", "header"),
@@ -400,6 +444,30 @@ def test_a_slow_header(service: Callable[..., Installed]) -> None:
         assert 1 <= time.monotonic() - begun < 1.5, "the limit is that of the whole header"
     sentence = "the connection has no whole header within ProxyTimeLimit=, client"
     assert sentence in there.record()["MESSAGE"]
+
+
+@in_machine
+@pytest.mark.parametrize("address", [None, "/run/spawn-slow.sock"])
+def test_a_header_that_is_awaited_takes_no_time(
+    service: Callable[..., Installed], address: str | None
+) -> None:
+    there = service(f"{BELIEVE}ProxyProtocol=any\nProxyTimeLimit=1h\n{TELL}", address=address)
+    with there.connect() as client:
+        client.sendall(b"PROXY TCP4 192.0.2.1\r")
+        (unit,) = until(connection_units)
+        pid = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+        assert until(lambda: "S (sleeping)" in Path(f"/proc/{pid}/status").read_text())
+        before = processor_time(pid)
+        time.sleep(1)
+        assert processor_time(pid) - before < 0.05
+        client.sendall(b"\n")
+        assert read_all(client) == b""
+    assert FORM in there.record()["MESSAGE"]
+
+
+def processor_time(pid: str) -> float:
+    """Of a process so far, in seconds."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 @in_machine
