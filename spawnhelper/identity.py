@@ -112,7 +112,11 @@ class Acting:
     def __enter__(self) -> None:
         if self.root:
             os.setegid(self.identity.gid)
-            os.seteuid(self.identity.uid)
+            try:
+                os.seteuid(self.identity.uid)
+            except OSError:
+                os.setegid(0)  # nobody else will: what was not entered is not left
+                raise
 
     def __exit__(self, *_: object) -> None:
         if self.root:

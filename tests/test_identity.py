@@ -206,6 +206,22 @@ def test_working_directory(service: Callable[..., Installed], setting: str, fold
     assert there.talk().decode() == folder + "\n"
 
 
+HALF_WAY = """
+import os
+from spawnhelper.identity import Acting, Identity
+try:
+    with Acting(Identity("nobody", 65534, 65534, [65534], "/")):
+        print("acts")
+except PermissionError:
+    print(os.getresuid(), os.getresgid())
+"""
+
+
+def test_who_cannot_act_as_the_user_does_not_keep_its_group() -> None:
+    command = ("setpriv", "--bounding-set=-setuid", "python3", "-c", HALF_WAY)
+    assert run(*command).stdout == "(0, 0, 0) (0, 0, 0)\n"
+
+
 def test_a_plain_name_is_looked_up_in_the_fixed_path(service: Callable[..., Installed]) -> None:
     Path("/usr/local/bin/spawn-test-tool").write_text("#!/bin/sh\necho local\n")
     Path("/usr/local/bin/spawn-test-tool").chmod(0o755)
