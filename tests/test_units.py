@@ -18,6 +18,7 @@ from conftest import (
     journal,
     read_all,
     run,
+    stop_connection,
     systemd_version,
     until,
 )
@@ -226,6 +227,27 @@ def test_stopping_the_socket_ends_the_attempts(service: Callable[..., Installed]
         assert until(lambda: run(*state).stdout == "auto-restart\n")
         run("systemctl", "stop", there.socket_unit)
         assert until(lambda: run(*state).stdout == "dead\n"), run(*state).stdout
+
+
+@pytest.mark.parametrize("address", [None, "/run/spawn-restart.sock"])
+def test_connections_cannot_be_restarted(
+    service: Callable[..., Installed], address: str | None
+) -> None:
+    """A second command would get the rest of what the client sends, without the beginning."""
+    there = service(ECHO, address=address)
+    with there.connect() as client:
+        client.sendall(b"one")
+        assert client.recv(3) == b"one"
+        (unit,) = connection_units()
+        for verb in ("restart", "try-restart", "start"):
+            done = run("systemctl", verb, unit, check=False)
+            assert done.returncode != 0
+            assert "it is configured to refuse manual start" in done.stderr
+        client.sendall(b"two")
+        assert client.recv(3) == b"two"
+        stop_connection()
+        assert read_all(client) == b""
+    assert there.record()["SPAWN_RESULT"] == "stopped"
 
 
 def test_connections_above_the_limit_are_said_once(service: Callable[..., Installed]) -> None:
