@@ -160,7 +160,7 @@ def _same_settings(start: str) -> Callable[[str, dict[str, int]], Server]:
 
 def _hardened(name: str, ports: dict[str, int]) -> Server:
     service = f"User={USER}\nProtectSystem=strict\nPrivateTmp=yes\nNoNewPrivileges=yes\n"
-    limits = "TriggerLimitIntervalSec=0\nPollLimitIntervalSec=0\nBacklog=4096\n"
+    limits = "TriggerLimitIntervalSec=0\nPollLimitIntervalSec=0\n"
     listening = f"[Socket]\n{limits}MaxConnections={ROOM}\n"
     return _bare(name, ports, f"[Service]\n{service}", listening)
 
