@@ -1,5 +1,5 @@
 """What spawn-rearm@.service runs when a socket unit has failed: the listener comes back, or it is
-said why it cannot.
+said that it cannot, and tried again.
 
 Clients are refused until then, so that nothing is loaded before that is not needed for it.
 """
@@ -27,15 +27,26 @@ else:
     import posix as os
 
 NSEC_PER_USEC = 1_000
+PAUSE = 10  # seconds between two attempts; record.py says it, too
 # To step aside by: one would only be in the way of the next connection, and ten services that step
 # by the same number meet again.
 FEWEST_STEPS, STEPS = 2, 8
 
 
 def main(arguments: list[str]) -> int:
-    """Starts spawn@NAME.socket. 0: it listens; EX_CONFIG: it never will, as things stand;
-    EX_TEMPFAIL: worth another try."""
+    """Starts spawn@NAME.socket, again and again. 0: it listens; EX_CONFIG: it never will, as things
+    stand."""
     (name,) = arguments
+    status = attempt(name, first=True)
+    while status == os.EX_TEMPFAIL:
+        time.sleep(PAUSE)
+        status = attempt(name, first=False)
+    return status
+
+
+def attempt(name: str, *, first: bool) -> int:
+    """Starts the socket unit once. 0: it listens; EX_CONFIG: it never will, as things stand;
+    EX_TEMPFAIL: worth another try. first: whether that has still to be said."""
     unit = f"spawn@{name}.socket"
     try:
         os.stat(f"{files.GENERATED}/{unit}.d/{files.DROP_IN}")
@@ -61,7 +72,7 @@ def main(arguments: list[str]) -> int:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
         return refusal.status
-    if shown(f"spawn-rearm@{name}.service", "NRestarts") == "0":
+    if first:
         record.write(record.of_listener(name, unit, CANNOT_LISTEN), foreground=False)
     return os.EX_TEMPFAIL
 
