@@ -1,8 +1,12 @@
-"""What systemd refused above MaxConnections=, to be said once. Loaded late.
+"""What systemd refused above MaxConnections= or MaxConnectionsPerSource=, to be said once. Loaded
+late.
 
-systemd counts what it refuses. Only a service that is full has such connections, and it is full
-until one ends; so whoever ends looks whether it was, and the first to end after that once more, for
-some can have come in between.
+systemd counts what it refuses, and to ask it costs a process. It refuses somebody only while the
+service is full, or has as many connections of that client as it may; either is over when one of
+these connections ends. So the helper that ends looks whether it is so, its own connection among
+them, and asks only then. It looks at the connections of all services, so it can ask in vain, and
+always does with MaxConnectionsPerSource=1. Some can still be refused between its look and its end:
+for them it leaves a mark, and the next one to end asks once more.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ MARK = "."  # before the name of one that is there as long as there can be more 
 def say(service: Service) -> None:
     """Writes the record of what was refused since there was one, if anything was.
 
-    Nothing is said while another helper looks, or where that cannot be noted or systemd does not
-    tell: the next one to end looks again.
+    Nothing is said while another helper asks, or where that cannot be noted or systemd does not
+    tell: the next one to end asks again.
     """
     mark = f"{FOLDER}/{MARK}{service.name}"
     try:
-        full = service.per_source or _open_connections() >= service.max_connections
+        full = _full(service)
         if full:
             os.close(_opened(mark))
         elif not _exists(mark):
@@ -48,12 +52,26 @@ def say(service: Service) -> None:
         record.write(record.of_refused(service, count), foreground=False)
 
 
-def _open_connections() -> int:
-    """How many connections are open, of all services and this one among them, as control groups
-    tell (cgroups(7))."""
+def _full(service: Service) -> bool:
+    """Whether so many connections are open that systemd may refuse one of this service, or one more
+    from this client. Control groups tell (cgroups(7)): each connection has one, named as its unit,
+    in one folder."""
     own = _read("/proc/self/cgroup").partition("0::")[2].strip()
-    counted = _read(f"/sys/fs/cgroup{own.rpartition('/')[0]}/cgroup.stat").split()
-    return int(counted[counted.index("nr_descendants") + 1])
+    folder, _, unit = f"/sys/fs/cgroup{own}".rpartition("/")
+    counted = _read(f"{folder}/cgroup.stat").split()
+    if int(counted[counted.index("nr_descendants") + 1]) >= service.max_connections:
+        return True
+    if not service.per_source:
+        return False
+    source = _source(unit)
+    return sum(_source(each) == source for each in os.listdir(folder)) >= service.per_source
+
+
+def _source(unit: str) -> str:
+    """Whose connections systemd counts together: the client's address, and for a path its user.
+    Either is the end of the unit's name, but for the client's port."""
+    end = unit.removesuffix(".service").rpartition("-")[2]
+    return end.rpartition(":")[0] or end
 
 
 def _unsaid(said: int, name: str) -> int:

@@ -36,8 +36,8 @@ NOT_STREAMS = (
 class Service:
     """What a service's files say. The attributes are those of the settings table, times in
     microseconds, sizes in bytes; None is a limit that is off, or a value that is left open.
-    max_connections, per_source: what systemd goes by, as far as the service's files say; whether
-    there is a MaxConnectionsPerSource=."""
+    max_connections, per_source: MaxConnections= and MaxConnectionsPerSource= that systemd goes by,
+    as far as the service's files say; 0 without the latter."""
 
     user: tuple[str, str | None]
     group: str | None
@@ -73,13 +73,13 @@ class Service:
     syslog_identifier: str | None
     syslog_facility: int
     max_connections: int
-    per_source: bool
+    per_source: int
 
     def __init__(self, name: str, file: str) -> None:
         self.name = name
         self.file = file
         self.max_connections = MAX_CONNECTIONS
-        self.per_source = False
+        self.per_source = 0
         self.given: dict[str, list[Assignment]] = {}
         for setting in SETTINGS:
             setattr(self, setting.attribute, setting.default)
@@ -116,10 +116,10 @@ def load(file: str) -> Service:
     service, further = _follow(file, assignments)
     for each in assignments:
         if each.section == "Socket" and each.key == "MaxConnections":
-            known = consists_of(each.value, DIGITS) and len(each.value) <= MOST_DIGITS
-            service.max_connections = int(each.value) if known else MAX_CONNECTIONS
+            service.max_connections = _number(each.value, MAX_CONNECTIONS)
         elif each.section == "Socket" and each.key == "MaxConnectionsPerSource":
-            service.per_source = each.value not in ("", "0")
+            # A value that only systemd can read stands for 1: refused.py asks too often.
+            service.per_source = _number(each.value, 1 if each.value else 0)
     problems += further + _socket_problems(file, assignments)
     if problems:
         # What is missing comes last: it may be what a line was meant for.
@@ -127,6 +127,11 @@ def load(file: str) -> Service:
         problems.sort(key=lambda each: (each.line is None, order.get(each.file, 0), each.line or 0))
         raise misconfigured(*problems)
     return service
+
+
+def _number(text: str, otherwise: int) -> int:
+    known = consists_of(text, DIGITS) and len(text) <= MOST_DIGITS
+    return int(text) if known else otherwise
 
 
 def check_idle_limit(service: Service, *, tcp: bool) -> None:

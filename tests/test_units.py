@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    PATIENCE,
     Installed,
     connect,
     connection_units,
@@ -364,14 +365,40 @@ def test_connections_above_the_limit_are_said_by_who_is_refused(
     assert [each["SPAWN_REFUSED"] for each in found if "SPAWN_REFUSED" in each] == ["1"]
 
 
-def test_connections_above_the_limit_of_one_source(service: Callable[..., Installed]) -> None:
-    there = service(ECHO, socket_section="MaxConnectionsPerSource=1")
-    with there.connect() as one:
-        one.sendall(b"x")
-        assert one.recv(1) == b"x"
-        with there.connect() as two:
-            assert read_all(two) == b""
-    (said,) = [each for each in there.records(2) if "SPAWN_REFUSED" in each]
+@pytest.mark.parametrize("place", ["127.0.0.1", "[::1]", "/run/spawn-source.sock"])
+def test_connections_above_the_limit_of_one_source(
+    service: Callable[..., Installed], place: str
+) -> None:
+    """systemd is asked only when so many were open: that costs a process."""
+    if place.startswith("/") and systemd_version() < 256:
+        pytest.skip("systemd before 256 does not count the clients of a path")
+    port = free_port()
+    listen = place if place.startswith("/") else f"{place}:{port}"
+    there = service(ECHO, start=False)
+    section = f"[Socket]\nListenStream={listen}\nMaxConnectionsPerSource=2\n"
+    there.file.write_text(f"{section}[Spawn]\n{ECHO}\n")
+    there.start()
+
+    def opened() -> socket.socket:
+        if place.startswith("/"):
+            return connect(place)
+        return socket.create_connection((place.strip("[]"), port), timeout=PATIENCE)
+
+    def served(client: socket.socket) -> bool:
+        client.sendall(b"x")
+        return client.recv(1) == b"x"
+
+    for _ in range(3):
+        with opened() as alone:
+            assert served(alone)
+        assert until(lambda: not connection_units())
+    assert not Path(f"/run/spawn/refused/{there.name}").exists()
+    with opened() as one, opened() as two:
+        assert served(one)
+        assert served(two)
+        with opened() as three:
+            assert read_all(three) == b""
+    (said,) = [each for each in there.records(6) if "SPAWN_REFUSED" in each]
     assert said["MESSAGE"] == (
         f"{there.name}: 1 connection was refused above MaxConnections=256 or "
         "MaxConnectionsPerSource="
