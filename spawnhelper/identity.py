@@ -38,12 +38,12 @@ def resolve(service: Service) -> Identity:
     if name.isdigit() and int(name) in INVALID:
         sentence = f"User= is uid {name}, which means -1; name another account"
         raise misconfigured(service.problem("User", sentence))
-    account = _account(name)
+    account = account_of(name)
     if account is None:
         sentence = f"User={name} is no account of this machine; create it, or name another"
         raise misconfigured(service.problem("User", sentence), status=os.EX_NOUSER)
     problems: list[Problem] = []
-    refused = [entry for entry in map(_account, service.refuse_users) if entry is not None]
+    refused = [entry for entry in map(account_of, service.refuse_users) if entry is not None]
     if account.pw_uid == 0:
         sentence = "User= is uid 0; no command runs as root, name another account"
         problems.append(service.problem("User", sentence))
@@ -63,7 +63,7 @@ def resolve(service: Service) -> Identity:
     wanted += [("SupplementaryGroups", group) for group in service.supplementary_groups]
     groups: list[int] = []  # the primary one first
     for key, group in wanted:
-        gid = group if isinstance(group, int) else _group(group)
+        gid = group if isinstance(group, int) else group_of(group)
         sentence = _refused_group(group, gid, refused)
         if sentence:
             problems.append(service.problem(key, f"{key}= {sentence}"))
@@ -157,14 +157,16 @@ def _expect(what: str, found: object, wanted: object) -> None:
         raise RuntimeError(f"the {what} are {found} after the drop and should be {wanted}")
 
 
-def _account(name: str) -> pwd.struct_passwd | None:
+def account_of(name: str) -> pwd.struct_passwd | None:
+    """The account of this name or number, None where this machine has none."""
     try:
         return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
         return None
 
 
-def _group(name: str) -> int | None:
+def group_of(name: str) -> int | None:
+    """The number of the group of this name or number, None where this machine has none."""
     import grp  # most commands have the group of their user
 
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spawnhelper import files, service
+from spawnhelper import files, identity, service
 from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import Problem, misconfigured, printable, shown
 from spawnhelper.values import DIGITS, consists_of
@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import socket
+    from collections.abc import Callable
 
     from spawnhelper.inherited import Connection
     from spawnhelper.syntax import Assignment
@@ -21,6 +22,10 @@ else:
 WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 DEVICE_SIZE = 16  # IFNAMSIZ
 LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # RFC 4291, 2.5.6
+OWNERS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "SocketUser": ("account", identity.account_of),
+    "SocketGroup": ("group", identity.group_of),
+}
 LONGEST_PATH = 107  # of the 108 octets of sun_path, less the NUL
 
 
@@ -148,6 +153,24 @@ def conflicts(file: str) -> list[Problem]:
     ]
 
 
+def unknown_owners(file: str) -> list[Problem]:
+    """SocketUser= and SocketGroup= of this file that systemd cannot look up now, so that it would
+    not listen, be it at a path or not. The generator passes them on: an account can come late."""
+    owners = {each.key: each for each in service.lenient_socket_section(file) if each.key in OWNERS}
+    problems = []
+    for key, owner in owners.items():
+        what, known = OWNERS[key]
+        try:
+            name = _expand(owner.value, files.name_of(file))
+        except ValueError:
+            continue  # a specifier that systemd resolves, and nobody here
+        if name and known(name) is None:
+            sentence = f"{key}={shown(owner.value)} is no {what} of this machine"
+            sentence += "; create it, or name another"
+            problems.append(Problem(owner.file, owner.line, sentence))
+    return problems
+
+
 def service_of(connection: Connection) -> str:
     """The one service that can be listening at the connection's local address, or a Refusal."""
     octets = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE_SIZE)
@@ -193,7 +216,10 @@ def _claimed_twice(listener: Listener, other: Listener) -> Problem:
 
 
 def _expand(text: str, name: str) -> str:
-    """Resolves the specifiers of systemd.unit(5) that make sense in an address."""
+    """Resolves the specifiers of systemd.unit(5) that make sense in an address.
+
+    Raises ValueError with the end of a sentence for others.
+    """
     if "%" not in text:
         return text
     known = {

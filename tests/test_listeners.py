@@ -220,3 +220,19 @@ def test_a_queue_for_nobody_is_worth_a_note(service: Callable[..., Installed]) -
     )
     there.write(spawn, "MaxConnections=257")
     assert run("spawnctl", "check", there.name).stderr == ""
+
+
+def test_check_knows_whom_systemd_cannot_look_up(service: Callable[..., Installed]) -> None:
+    owners = "SocketUser=nosuch\nSocketUser={}\nSocketGroup={}"
+    there = service(WHO, socket_section=owners.format("nosuch-%i", "4294000000"), start=False)
+    assert there.check().stderr == (
+        f"{there.file}:4: SocketUser=nosuch-%i is no account of this machine; create it, or name "
+        "another\n"
+        f"{there.file}:5: SocketGroup=4294000000 is no group of this machine; create it, or name "
+        "another\n"
+    )
+    run("systemctl", "daemon-reload")
+    assert run("systemctl", "start", there.socket_unit, check=False).returncode != 0
+    for user, group in (("nobody", "nogroup"), ("0", "0"), ("", ""), ("%p-%j", "")):
+        there.write(WHO, owners.format(user, group))
+        assert there.check().stdout == f"{there.file}: ok\n"

@@ -300,8 +300,8 @@ def test_rules_without_effect(service: Callable[..., Installed]) -> None:
     [
         ("SocketProtocol=sctp", "SocketProtocol=sctp is not TCP; remove the line"),
         (
-            "SocketUser=x\\ ",
-            "SocketUser= ends with a backslash; remove it, and the white space behind it",
+            "TCPCongestion=x\\ ",
+            "TCPCongestion= ends with a backslash; remove it, and the white space behind it",
         ),
     ],
 )

@@ -154,6 +154,7 @@ def examine(file: str) -> Refusal | None:
             found.problems += rehearse(settings, who, program)
     found.of(listeners.checked_section, file)
     found.problems += found.of(listeners.conflicts, file) or []
+    found.problems += found.of(listeners.unknown_owners, file) or []
     return found.refusal()
 
 
