@@ -106,6 +106,24 @@ def test_a_control_group_is_full(
     if limit.endswith("tasks"):
         assert "no process can be started: Resource temporarily unavailable" in record[0]["MESSAGE"]
     else:
-        assert "Failed with result 'oom-kill'" in said, said
+        assert "has been killed by the OOM killer" in said, said
     whose = "the helper's own record" if record else "systemd's lines"
     promise(f"{limit}: {whose} after {took * 1000:.0f} ms, {told}")
+
+
+def test_a_command_is_out_of_memory(
+    service: Callable[..., Installed],
+    unit_change: Callable[[str], None],
+    promise: Callable[[str], None],
+) -> None:
+    """The kernel kills a command for its memory: its record says so, and no unit has failed."""
+    unit_change("[Service]\nMemoryMax=64M")
+    there = service('User=nobody\nArgv=/usr/bin/python3 -c "bytes(1) * 268435456"')
+    assert there.talk() == b""
+    record = there.record()
+    assert (record["SPAWN_RESULT"], record["EXIT_STATUS"]) == ("signal", "KILL")
+    assert until(lambda: not connection_units())
+    said = [entry["MESSAGE"] for entry in journal("_PID=1", f"UNIT={record['SPAWN_UNIT']}")]
+    assert any("OOM killer" in line for line in said), said
+    assert not any("Failed" in line for line in said), said
+    promise(f"“{record['MESSAGE'].partition(': ')[2]}”")
