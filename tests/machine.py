@@ -92,7 +92,7 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-BOOT_TIME = 60  # seconds
+BOOT_TIME = 180  # seconds; it is one or two where nothing else is done
 RUNNING = ("running", "degraded")
 
 
