@@ -298,16 +298,18 @@ COMP_LINE="${{COMP_WORDS[*]}}" COMP_POINT=${{#COMP_LINE}}
 $(complete -p spawnctl | sed 's/.*-F \\([^ ]*\\).*/\\1/')
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-# zsh(1) completes for an editor alone: one in a terminal of its own.
+# zsh(1) completes for an editor alone: one in a terminal of its own. What is typed comes back, too;
+# what a command prints begins a line. ^U clears the line that the list is for.
 ZSH = """
 zmodload zsh/zpty
-zpty -b z zsh -f -i
+zpty z zsh -f -i
 zpty -w z 'PROMPT=; autoload -Uz compinit; compinit -u; zstyle ":completion:*" list-prompt ""'
-zpty -w z 'LISTMAX=0; setopt no_beep; bindkey "^I" list-choices; echo ready'
-sleep 0.5
-zpty -w -n z $'{words} {last}\\t'
-sleep 0.5
-while zpty -r -t z line; do print -r -- $line; done
+zpty -w z 'LISTMAX=0; setopt no_beep; bindkey "^I" list-choices; print re""ady'
+zpty -r z line $'*\\nready*'
+zpty -w -n z $'{words} {last}\\t\\x15'
+zpty -w z 'print do""ne'
+zpty -r z line $'*\\ndone*'
+print -r -- $line
 """
 COMPLETIONS = [
     ("spawnctl", "", {"check", "list", "log", "run", "stats", "status"}),
