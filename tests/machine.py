@@ -92,6 +92,9 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+SLACK = "SPAWNHELPER_SLACK"  # how patient the tests are: see conftest.py
+if SLACK in os.environ:
+    ENVIRONMENT[SLACK] = os.environ[SLACK]
 BOOT_TIME = 180  # seconds; it is one or two where nothing else is done
 RUNNING = ("running", "degraded")
 
