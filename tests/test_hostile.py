@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import (
+    SLACK,
     Installed,
     connect,
     connection_units,
@@ -21,6 +23,7 @@ from conftest import (
     reset,
     run,
     until,
+    until_over,
 )
 
 pytestmark = in_machine
@@ -39,10 +42,10 @@ def nothing_forged_and_nothing_left() -> Iterator[None]:
     """For every test here: no traceback in the journal, no process of a command any more."""
     cursor = run("journalctl", "-q", "-n0", "--show-cursor").stdout.strip().partition(": ")[2]
     yield
-    assert until(lambda: not connection_units(), 10), connection_units()
+    until_over()
     said = [str(entry.get("MESSAGE")) for entry in journal(f"--after-cursor={cursor}")]
     assert not [message for message in said if "Traceback" in message or "Error:" in message]
-    assert until(lambda: not processes("nobody"), 5), processes("nobody")
+    until(lambda: processes("nobody"), holds=operator.not_)
 
 
 def processes(user: str) -> str:
@@ -54,14 +57,16 @@ PHASES = ["", "SizeLimit=1M\n", "IdleLimit=1h\n", "SizeLimit=1M\nIdleLimit=1h\n"
 
 @pytest.mark.parametrize("more", PHASES)
 def test_a_reset_before_the_fork(
-    service: Callable[..., Installed], unit_change: Callable[[str], None], more: str
+    service: Callable[..., Installed],
+    held: Callable[[str], contextlib.AbstractContextManager[None]],
+    more: str,
 ) -> None:
-    unit_change("[Service]\nExecStartPre=/bin/sleep 0.2")
     there = service(f"User=nobody\n{more}StandardError=null\nArgv=/bin/cat")
-    client = there.connect()
-    client.sendall(b"data")
-    assert until(connection_units)
-    reset(client)
+    with held("ExecStartPre"):
+        client = there.connect()
+        client.sendall(b"data")
+        until(connection_units)
+        reset(client)
     record = there.record()
     results = ("success", "exit-code", "signal", "undelivered")
     assert record["SPAWN_RESULT"] in results, record["MESSAGE"]
@@ -102,14 +107,14 @@ def test_a_reset_after_the_end(service: Callable[..., Installed], more: str) -> 
 
 def test_a_reset_while_it_lingers(service: Callable[..., Installed]) -> None:
     there = service("User=nobody\nSizeLimit=1\nArgv=/usr/bin/wc -c")
+    begun = time.monotonic()
     client = there.connect()
     client.sendall(b"xx")
     assert read_all(client) == b"1\n"
-    begun = time.monotonic()
     reset(client)
     assert there.record()["SPAWN_RESULT"] == "size-limit"
     assert until(lambda: not connection_units())
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5, "a client that stays is waited for that long"
 
 
 @pytest.mark.parametrize("more", ["", "SizeLimit=1M\n"])
@@ -118,7 +123,7 @@ def test_a_client_that_never_reads_or_writes(service: Callable[..., Installed], 
     with there.connect():
         record = there.record()
     assert record["SPAWN_RESULT"] == "time-limit"
-    assert int(record["SPAWN_DURATION_USEC"]) < 600_000
+    assert 0.5 <= int(record["SPAWN_DURATION_USEC"]) / 1e6 < 0.5 + SLACK
 
 
 @pytest.mark.parametrize("more", ["", "SizeLimit=1M\n"])
@@ -270,7 +275,7 @@ def test_files_that_are_no_service(service: Callable[..., Installed], text: byte
     assert said.returncode == 78
     assert said.stderr.replace("\n", "").isprintable()
     assert "Traceback" not in said.stderr
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < SLACK
     with there.connect() as client:
         assert read_all(client) == b""
     # Before 257 a file without an address is nobody's, and its record has no service.
@@ -280,7 +285,7 @@ def test_files_that_are_no_service(service: Callable[..., Installed], text: byte
     assert len(record["MESSAGE"]) < 500
     begun = time.monotonic()
     run("systemctl", "daemon-reload")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < SLACK
 
 
 def test_listeners_at_the_limit_of_names(service: Callable[..., Installed]) -> None:
@@ -298,7 +303,7 @@ def test_listeners_at_the_limit_of_names(service: Callable[..., Installed]) -> N
 
 
 def test_a_flood_of_clients_that_do_nothing(service: Callable[..., Installed]) -> None:
-    there = service("User=nobody\nTimeLimit=5s\nArgv=/bin/cat", socket_section="MaxConnections=50")
+    there = service("User=nobody\nTimeLimit=1h\nArgv=/bin/cat", socket_section="MaxConnections=50")
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(there.connect())
