@@ -15,14 +15,13 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import journals
 import pytest
-from conftest import Installed, in_machine, journal, run, until
+from conftest import PATIENCE, Installed, in_machine, journal, run, until
 
 from spawnhelper.record import MESSAGE_IDS
 
@@ -245,7 +244,7 @@ def test_nobody_but_root_writes_records(service: Callable[..., Installed]) -> No
     fields = "".join(f"{name}={value}\n" for name, value in forged.items())
     forge = ["runuser", "-u", "nobody", "--", "logger", "--journald"]
     run(*forge, input=fields)
-    assert until(lambda: len(journal(f"SPAWN_SERVICE={victim.name}")) == 2)
+    until(lambda: len(journal(f"SPAWN_SERVICE={victim.name}")) == 2)
     (line,) = log(victim.name).stdout.splitlines()
     assert "forged" not in line
     assert "/bin/true as nobody: exit status 0" in line
@@ -285,7 +284,11 @@ def test_follow_loses_and_repeats_nothing(service: Callable[..., Installed]) -> 
     followed.talk()
     followed.record()
     with following("--json", followed.name) as (follower, lines):
-        assert until(lambda: len(lines) == 1)
+
+        def seen() -> list[int]:
+            return [int(json.loads(line)["SPAWN_REMOTE_PORT"]) for line in lines]
+
+        until(lambda: len(lines) == 1)
         ports = []
         for number in range(120):
             with followed.connect() as client:
@@ -294,14 +297,12 @@ def test_follow_loses_and_repeats_nothing(service: Callable[..., Installed]) -> 
             if number % 10 == 3:
                 run("journalctl", "--rotate")
             if number % 10 == 6:  # but not before all is read that will be gone
-                assert until(lambda: len(lines) > len(ports)), number
+                until(lambda: len(lines) > len(ports))
                 run("journalctl", "--rotate", "--vacuum-files=1")
             if number % 40 == 9:
                 run("systemctl", "restart", "systemd-journald")
-        assert until(lambda: len(lines) > len(ports))
-        time.sleep(0.3)
-        seen = [int(json.loads(line)["SPAWN_REMOTE_PORT"]) for line in lines]
-        assert seen[1:] == ports
+        until(lambda: seen()[-1] == ports[-1])
+        assert seen()[1:] == ports
         follower.send_signal(signal.SIGINT)
         assert follower.wait() == 128 + signal.SIGINT
 
@@ -322,13 +323,22 @@ def test_follow_goes_on_from_the_last_lines(
     foreign: Path, tmp_path: Path, arguments: list[str], minutes: str
 ) -> None:
     shutil.copytree(foreign, tmp_path, dirs_exist_ok=True)
+    old = minutes.split()
+    new: list[str] = []
     with following(f"-D{tmp_path}", *arguments) as (_, lines):
-        until(lambda: len(lines) == len(minutes.split()))
-        time.sleep(0.5)
-        new = journals.record(9 * MINUTE, service="finger", result="signal")
-        journals.write(tmp_path / "b.journal", [new])
-        until(lambda: len(lines) > len(minutes.split()))
-    assert [line.split()[2][3:5] for line in lines] == [*minutes.split(), "42"]
+        until(lambda: len(lines) == len(old))
+        # Where it has shown no line, nothing tells that it has begun but that it shows a new one.
+        while len(lines) == len(old) and len(new) < 15:
+            new.append(f"{42 + len(new)}")
+            record = journals.record((8 + len(new)) * MINUTE, service="finger", result="signal")
+            journals.write(tmp_path / f"{new[-1]}.journal", [record])
+            with contextlib.suppress(AssertionError):
+                until(lambda: len(lines) > len(old), 2)
+    shown = [line.split()[2][3:5] for line in lines]
+    assert shown[: len(old)] == old
+    late = shown[len(old) :]
+    assert late
+    assert late == new[-len(late) :]
 
 
 def test_what_could_not_be_read_is_said(foreign: Path, tmp_path: Path) -> None:
@@ -429,10 +439,10 @@ class Terminal:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 200, 0, 0))
         self.seen = ""
 
-    def read(self, patience: float = 10) -> None:
-        """Reads until a second nothing comes, or the end."""
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and select.select([self.terminal], [], [], 1)[0]:
+    def read(self, last: str) -> None:
+        """Reads until that has come, or the end."""
+        while not last or last not in self.seen:
+            assert select.select([self.terminal], [], [], PATIENCE)[0], self.seen
             try:
                 self.seen += os.read(self.terminal, 65536).decode()
             except OSError:
@@ -449,9 +459,9 @@ class Terminal:
 def screens() -> Iterator[Callable[..., Terminal]]:
     made: list[Terminal] = []
 
-    def make(*command: str, **variables: str) -> Terminal:
+    def make(*command: str, last: str = "", **variables: str) -> Terminal:
         made.append(Terminal(*command, **variables))
-        made[-1].read()
+        made[-1].read(last)
         return made[-1]
 
     yield make
@@ -475,8 +485,8 @@ def test_colours(foreign: Path, screens: Callable[..., Terminal]) -> None:
 def test_pager(foreign: Path, tmp_path: Path, screens: Callable[..., Terminal]) -> None:
     many = tmp_path / "many"
     journals.write(many / "a.journal", journals.mixed(300, MINUTE))
-    screen = screens("spawnctl", "log", f"-D{many}")
-    assert screen.seen.count("Oct 26 ") < 20  # it waits after a page
+    screen = screens("spawnctl", "log", f"-D{many}", last="lines 1-11")  # it waits after a page
+    assert screen.seen.count("Oct 26 ") < 20
     screen = screens("spawnctl", "log", f"-D{foreign}", SYSTEMD_PAGER="sed s/policy/paged/")
     assert "paged" in screen.seen
     screen = screens("spawnctl", "log", f"-D{foreign}", SYSTEMD_PAGER="", PAGER="sed s/policy/x/")

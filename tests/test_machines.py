@@ -4,14 +4,14 @@ to systemd-journal-remote(8), between two booted machines."""
 from __future__ import annotations
 
 import json
+import select
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import nested
 import pytest
-from conftest import PATIENCE, in_machine, run, until
+from conftest import in_machine, run, until
 from nested import Nested
 
 pytestmark = in_machine
@@ -44,7 +44,7 @@ def uploaded(second: Nested) -> Iterator[Nested]:
     second.run(
         f"rm -f /etc/spawn/*.conf; printf '{SERVICE}' >/etc/spawn/second.conf; "
         "systemctl daemon-reload; "
-        f"systemctl start spawn@second.socket; for i in 1 2 3; do {connect}; done; sleep 0.5"
+        f"systemctl start spawn@second.socket; for i in 1 2 3; do {connect}; done"
     )
     upload = "/usr/lib/systemd/systemd-journal-upload --save-state=/run/upload-state"
     second.run(f"systemd-run --quiet --unit=upload {upload} --url=http://{HERE}:19532")
@@ -64,10 +64,7 @@ def records(*arguments: str) -> list[dict[str, str]]:
 
 def test_another_machine_is_reviewed_the_same_way(uploaded: Nested) -> None:
     there = [f"--directory={FOLDER}", "second"]
-    assert until(lambda: len(records(*there)) == 3, PATIENCE), (
-        run("spawnctl", "log", *there, check=False),
-        uploaded.run("spawnctl log; journalctl -u 'spawn@*' | tail; journalctl -u upload | tail"),
-    )
+    until(lambda: records(*there), holds=lambda found: len(found) == 3)
     own_id = Path("/etc/machine-id").read_text().strip()
     assert all(each["SPAWN_RESULT"] == "success" for each in records(*there))
     told = uploaded.run("spawnctl log second").stdout
@@ -83,8 +80,13 @@ def test_another_machine_is_reviewed_the_same_way(uploaded: Nested) -> None:
     with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as follower:
         try:
             assert follower.stdout is not None
-            time.sleep(0.5)
-            uploaded.run("socat -u TCP:127.0.0.1:10023 -")
-            assert json.loads(follower.stdout.readline())["SPAWN_SERVICE"] == "second"
+            output = follower.stdout
+
+            def heard() -> bool:  # of one of those that come, once it has begun to follow
+                uploaded.run("socat -u TCP:127.0.0.1:10023 -")
+                return bool(select.select([output], [], [], 1)[0])
+
+            until(heard)
+            assert json.loads(output.readline())["SPAWN_SERVICE"] == "second"
         finally:
             follower.kill()
