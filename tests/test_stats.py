@@ -154,11 +154,12 @@ def test_counts_of_a_real_load_agree(service: Callable[..., Installed], tmp_path
             made.talk(data)
         made.records(count)
     idle = service(user + "Argv=/bin/sleep 9\nIdleLimit=1s\n")
-    stopped = service(user + "Argv=/bin/sleep 9\n", address="/run/spawn-stats")
+    going = "Argv=/bin/sh -c 'echo on; exec sleep 9'\n"
+    stopped = service(user + going, address="/run/spawn-stats")
     with connect(idle.address) as client:
         client.recv(1)
-    with connect(stopped.address):
-        assert until(connection_units)
+    with connect(stopped.address) as client:
+        assert client.recv(3) == b"on\n"
         run("systemctl", "stop", *connection_units())
     stopped.records(1)
     agree()
@@ -304,10 +305,15 @@ def test_many_records(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     print(f"{count} records: {our_time:.1f}s and {peak} MiB, journalctl {their_time:.1f}s")
     assert our_time < their_time
     assert peak < 200
-    own_start = min(_time("spawnctl", "log", "--help") for _ in range(5))
-    answer = min(_time("spawnctl", "log", "-n", "20", f"-D{tmp_path}") for _ in range(5))
-    print(f"log -n 20: {answer * 1000:.0f}ms, its start {own_start * 1000:.0f}ms")
-    assert answer < own_start + 0.1
+    starts, answers = [], []
+
+    def difference() -> float:  # of the best of each
+        starts.append(_time("spawnctl", "log", "--help"))
+        answers.append(_time("spawnctl", "log", "-n", "20", f"-D{tmp_path}"))
+        return min(answers) - min(starts)
+
+    until(difference, holds=lambda seconds: seconds < 0.1)
+    print(f"log -n 20: {min(answers) * 1000:.0f}ms, its start {min(starts) * 1000:.0f}ms")
 
 
 ROOM = Path("/run/systemd/journal-remote.conf.d/50-test.conf")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from conftest import Installed, connect, connection_units, in_machine, run, until
+from conftest import Installed, connect, connection_units, in_machine, run, until, until_over
 
 from spawnhelper import files
 
@@ -19,8 +19,8 @@ pytestmark = in_machine
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
 # 300 ms are promised, of a machine that starts and ends an interpreter in 8. The ratio of the two
-# holds for any machine.
-STARTS = 300 / 8
+# holds for any machine, and where both are as long, for a busy one.
+STARTS = 300 // 8
 START = ("/usr/bin/python3", "-I", "-S", "-c", "pass")
 
 
@@ -56,6 +56,7 @@ def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -
     assert (said["enabled"], said["state"], said["listening"]) == ("enabled", "active", [place])
     assert (said["live"], said["accepted"], said["refused"], said["most"]) == (0, 0, 0, 2)
     assert said["last"] is None
+    begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(cat.connect())
         one.sendall(b"x")
@@ -64,7 +65,7 @@ def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -
         two.sendall(b"x")
         assert two.recv(1) == b"x"
         with cat.connect() as third:
-            assert until(lambda: listed(cat.name)["refused"] == 1)
+            until(lambda: listed(cat.name)["refused"] == 1)
             third.close()
         said = status(cat.name)
         assert (said["live"], said["accepted"], said["refused"]) == (2, 2, 1)
@@ -73,7 +74,7 @@ def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -
             assert shown["command"] == "/bin/cat"
             assert os.readlink(f"/proc/{shown['pid']}/exe") == "/usr/bin/cat"
             assert shown["unit"] in connection_units()
-            assert 0 <= shown["age_usec"] < 30_000_000
+            assert 0 <= shown["age_usec"] < (time.monotonic() - begun) * 1e6
         lines = run("spawnctl", "status", cat.name).stdout.splitlines()
         told = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in lines[:5])
         assert told["Service"] == f"{cat.name}, /etc/spawn/{cat.name}.conf"
@@ -83,7 +84,7 @@ def test_a_service_from_its_file_to_its_end(service: Callable[..., Installed]) -
         assert re.fullmatch(r" +AGE +PID +CLIENT +COMMAND", lines[-3])
         port = one.getsockname()[1]
         assert re.fullmatch(rf" +[\d.]+m?s +\d+  127\.0\.0\.1:{port} +/bin/cat", lines[-2])
-    until(lambda: not connection_units())
+    until_over()
     cat.records(2)
     row = next(
         line for line in run("spawnctl", "list").stdout.splitlines() if line.startswith(cat.name)
@@ -117,7 +118,7 @@ def test_clients_of_a_path_and_of_ipv6(service: Callable[..., Installed]) -> Non
     six = service(CAT, address="[::1]:10999")
     command = ["socat", "-u", "TCP6:[::1]:10999", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client6:
-        assert until(lambda: status(six.name)["connections"])
+        until(lambda: status(six.name)["connections"])
         (shown,) = status(six.name)["connections"]
         assert re.fullmatch(r"\[::1\]:\d+", shown["client"])
         client6.terminate()
@@ -161,6 +162,21 @@ def test_without_systemd() -> None:
     assert done.stderr.startswith("spawnctl: systemd does not tell: ")
 
 
+def soon(*verb: str) -> None:
+    """Has the verb take less than the STARTS. The best of each counts, for other work makes nobody
+    faster."""
+    took: list[float] = []
+    starts: list[float] = []
+
+    def ratio() -> float:
+        took.append(seconds("spawnctl", *verb))
+        starts.append(sum(seconds(*START) for _ in range(STARTS)))
+        return min(took) / min(starts)
+
+    until(ratio, holds=lambda found: found < 1)
+    print(f"{verb[0]}: {min(took) * 1000:.0f} ms, {STARTS} starts {min(starts) * 1000:.0f} ms")
+
+
 def test_five_hundred_connections(service: Callable[..., Installed]) -> None:
     many = service(CAT, socket_section="MaxConnections=600")
     clients = [many.connect() for _ in range(500)]
@@ -169,14 +185,9 @@ def test_five_hundred_connections(service: Callable[..., Installed]) -> None:
             client.sendall(b"x")
             client.recv(1)
         assert len(status(many.name)["connections"]) == 500
-        for verb in (["list"], ["status", many.name]):
-            took, start = [], []
-            for _ in range(5):  # in turn; the best of each counts: other work makes nobody faster
-                took.append(seconds("spawnctl", *verb))
-                start.append(seconds(*START))
-            print(f"{verb[0]}: {min(took) * 1000:.0f} ms, {min(took) / min(start):.1f} starts")
-            assert min(took) / min(start) < STARTS
+        for verb in (("list",), ("status", many.name)):
+            soon(*verb)
     finally:
         for client in clients:
             client.close()
-    until(lambda: not connection_units(), 60)
+    until_over()
