@@ -8,10 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import (
+    PATIENCE,
+    SLACK,
     Installed,
     connect,
     connection_units,
@@ -19,6 +22,7 @@ from conftest import (
     in_machine,
     read_all,
     reset,
+    rests,
     run,
     until,
 )
@@ -43,7 +47,7 @@ def silent(client: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        client.settimeout(30)
+        client.settimeout(PATIENCE)
 
 
 def waiting(there: Installed) -> list[str]:
@@ -57,7 +61,7 @@ def in_line(there: Installed, count: int) -> list[socket.socket]:
     taken = len(waiting(there))
     while len(clients) < count:
         clients.append(there.connect())
-        assert until(lambda: len(waiting(there)) == taken + len(clients))
+        until(lambda: len(waiting(there)) == taken + len(clients))
     return clients
 
 
@@ -83,8 +87,8 @@ def test_in_order_and_never_more(service: Callable[..., Installed]) -> None:
         assert client.recv(1) == b"x"
         client.close()
     waited = [int(each["SPAWN_WAITED_USEC"]) for each in there.records(5)]
-    assert all(each < 1_000_000 for each in waited[:2])
-    assert until(lambda: waiting(there) == [])
+    assert max(waited[:2]) < min(waited[2:])
+    until(lambda: waiting(there) == [])
 
 
 def test_a_turn_is_worth_having_at_once(service: Callable[..., Installed]) -> None:
@@ -94,7 +98,7 @@ def test_a_turn_is_worth_having_at_once(service: Callable[..., Installed]) -> No
     first.close()
     begun = time.monotonic()
     speak(second)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SLACK  # QueueLimit= is 60 s
     second.close()
     there.records(2)
 
@@ -130,7 +134,7 @@ def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) ->
     speak(first)
     begun = time.monotonic()
     assert there.talk() == b"421 busy\r\n"
-    assert 1 <= time.monotonic() - begun < 5
+    assert 1 <= time.monotonic() - begun < 1 + SLACK
     record = there.record()
     assert record["SPAWN_RESULT"] == "queue-limit"
     assert record["PRIORITY"] == "4"
@@ -142,9 +146,9 @@ def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) ->
     there.write(CAT + keys.replace("1s", "0"))
     begun = time.monotonic()
     assert there.talk() == b"421 busy\r\n"
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SLACK
     first.close()
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
     assert there.talk(b"y") == b"y", "with QueueLimit=0 as well, if it is one's turn"
 
 
@@ -181,7 +185,7 @@ def test_a_dead_holder_gives_its_turn_back(service: Callable[..., Installed]) ->
         client.close()
     speak(late)
     late.close()
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
 
 
 def test_who_is_killed_while_waiting_holds_nobody_up(service: Callable[..., Installed]) -> None:
@@ -196,7 +200,7 @@ def test_who_is_killed_while_waiting_holds_nobody_up(service: Callable[..., Inst
     speak(clients[3])
     for client in clients:
         client.close()
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
 
 
 def test_a_client_that_goes_away_leaves_the_line(service: Callable[..., Installed]) -> None:
@@ -219,7 +223,7 @@ def test_a_stop_ends_the_wait(service: Callable[..., Installed]) -> None:
     begun = time.monotonic()
     os.kill(helpers()[1], signal.SIGTERM)  # as systemd does
     record = there.record()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SLACK
     assert record["SPAWN_RESULT"] == "stopped"
     sentence = f"{there.name}: no command was run: stopped while waiting for its turn, client "
     assert record["MESSAGE"].startswith(sentence)
@@ -231,9 +235,9 @@ def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None
     tmp_path.chmod(0o777)
     for folder in tmp_path.parents[:2]:
         folder.chmod(0o755)
-    script = f"touch {tmp_path}/$$; ls {tmp_path} | wc -l; sleep 0.02; rm {tmp_path}/$$"
+    script = f"touch {tmp_path}/$$; ls {tmp_path} | wc -l; sleep 0.1; rm {tmp_path}/$$"
     there = service(
-        f"User=nobody\nArgv=/bin/sh -c '{script.replace('$', '$')}'\nMaxCommands=7\n",
+        f"User=nobody\nArgv=/bin/sh -c '{script}'\nMaxCommands=7\nQueueLimit=infinity\n",
         socket_section="MaxConnections=400",
     )
     clients = [there.connect() for _ in range(300)]
@@ -242,7 +246,7 @@ def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None
     assert max(counts) >= 3
     results = [each["SPAWN_RESULT"] for each in there.records(300)]
     assert results == ["success"] * 300
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
 
 
 def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> None:
@@ -254,10 +258,8 @@ def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> N
         speak(client)
     there.write(f"{CAT}MaxCommands=2\nQueueLimit=infinity\n")
     late = in_line(there, 2)
-    time.sleep(1)
     for helper in helpers()[-2:]:
-        ticks = Path(f"/proc/{helper}/stat").read_text().rpartition(")")[2].split()[11:13]
-        assert sum(map(int, ticks)) < 30  # hundredths of a second, the interpreter's start included
+        until(partial(rests, helper))
     for client in clients[:4]:
         assert silent(late[0])
         client.close()
@@ -267,27 +269,31 @@ def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> N
     speak(late[1])
     for client in (late[1], clients[4]):
         client.close()
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
 
 
 def test_many_that_wait_do_not_wake_each_other(service: Callable[..., Installed]) -> None:
-    there = service(f"{CAT}MaxCommands=1\n")
+    there = service(f"{CAT}MaxCommands=1\nQueueLimit=infinity\n")
     clients = in_line(there, 40)
     speak(clients[0])
-    time.sleep(0.5)
-    first, *middle, _ = helpers()[1:]
+    *most, _ = helpers()[1:]
 
-    def switches(helper: int) -> int:
-        status = Path(f"/proc/{helper}/status").read_text()
-        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    def switches() -> list[int]:
+        texts = [Path(f"/proc/{helper}/status").read_text() for helper in most]
+        return [int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts]
 
-    before = [switches(helper) for helper in (first, *middle)]
+    def settled() -> list[int]:
+        """What they are, once half a second changes nothing; else nothing."""
+        before = switches()
+        time.sleep(0.5)
+        return before if switches() == before else []
+
+    before = until(settled)
     late = in_line(there, 1)
-    time.sleep(0.5)
-    assert [switches(helper) for helper in (first, *middle)] == before
+    assert until(settled) == before
     for client in (*clients, *late):
         client.close()
-    assert until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == [])
 
 
 def test_services_do_not_wait_for_each_other(service: Callable[..., Installed]) -> None:

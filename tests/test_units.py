@@ -6,7 +6,6 @@ import itertools
 import os
 import re
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from conftest import (
     stop_connection,
     systemd_version,
     until,
+    until_over,
 )
 
 pytestmark = in_machine
@@ -59,9 +59,8 @@ def test_a_service_without_a_file_does_not_start_and_says_so() -> None:
     assert sentence in lines_of(unit)
     assert sentence in run("systemctl", "status", unit, check=False).stdout
     rearm = "spawn-rearm@missing.service"
-    assert until(
-        lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n"
-    ), "nobody tries again what cannot work"
+    # Nobody tries again what cannot work.
+    until(lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n")
     run("systemctl", "reset-failed")
 
 
@@ -155,14 +154,13 @@ def test_a_listener_that_failed_comes_back(service: Callable[..., Installed]) ->
                 f"{services[1].name}: {services[1].socket_unit} had failed and listens again; "
                 "connections meanwhile were refused"
             )
-        assert until(lambda: services[1].state() == "active")
+        until(services[1].state, holds=lambda state: state == "active")
         assert services[1].talk(b"again") == b"again"
 
 
 def test_a_listener_comes_back_when_its_address_is_free(
-    service: Callable[..., Installed], tmp_path: Path
+    service: Callable[..., Installed],
 ) -> None:
-    del tmp_path
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):
         there = service(ECHO, address=("127.0.0.1", port), start=False)
@@ -175,7 +173,7 @@ def test_a_listener_comes_back_when_its_address_is_free(
             "and systemctl list-sockets whose the address is, and FreeBind=yes does not wait for "
             "it; it is tried again every 10s"
         )
-    assert until(lambda: there.state() == "active"), "ten seconds later"
+    until(there.state, holds=lambda state: state == "active")  # ten seconds later
     assert len(there.records(2)) == 2
     assert there.talk(b"here") == b"here"
     results = [each["SPAWN_RESULT"] for each in there.records(3)]
@@ -299,10 +297,10 @@ def test_stopping_the_socket_ends_the_attempts(service: Callable[..., Installed]
         run("systemctl", "start", there.socket_unit, check=False)
         rearm = f"spawn-rearm@{there.name}.service"
         state = ("systemctl", "show", "-P", "SubState", rearm)
-        assert until(lambda: journal(f"SPAWN_SERVICE={there.name}"))
+        until(lambda: journal(f"SPAWN_SERVICE={there.name}"))
         assert run(*state).stdout == "running\n"
         run("systemctl", "stop", there.socket_unit)
-        assert until(lambda: run(*state).stdout == "dead\n"), run(*state).stdout
+        until(lambda: run(*state).stdout, holds=lambda said: said == "dead\n")
 
 
 @pytest.mark.parametrize("address", [None, "/run/spawn-restart.sock"])
@@ -336,7 +334,7 @@ def test_connections_above_the_limit_are_said_once(service: Callable[..., Instal
             for _ in range(refused):
                 with full.connect() as third:
                     assert read_all(third) == b""
-        assert until(lambda: not connection_units())
+        until_over()
         found = [each for each in journal(f"SPAWN_SERVICE={full.name}") if "SPAWN_REFUSED" in each]
         were = "connections were" if refused > 1 else "connection was"
         assert found[-1]["MESSAGE"] == (
@@ -345,7 +343,7 @@ def test_connections_above_the_limit_are_said_once(service: Callable[..., Instal
         assert found[-1]["SPAWN_RESULT"] == "connection-limit"
         assert found[-1]["SPAWN_REFUSED"] == str(refused)
         assert full.talk(b"next") == b"next"
-        assert until(lambda: not connection_units())
+        until_over()
     assert len(found) == 2
     assert [
         each for each in journal(f"UNIT={full.socket_unit}") if "Too many" in each["MESSAGE"]
@@ -355,7 +353,7 @@ def test_connections_above_the_limit_are_said_once(service: Callable[..., Instal
 def test_connections_above_the_limit_are_said_by_who_is_refused(
     service: Callable[..., Installed],
 ) -> None:
-    silent = "ProxyProtocol=v1\nProxyFrom=127.0.0.1\nProxyTimeLimit=1s\n"
+    silent = "ProxyProtocol=v1\nProxyFrom=127.0.0.1\nProxyTimeLimit=3s\n"
     full = service(f"{ECHO}\n{silent}", socket_section="MaxConnections=2")
     with full.connect() as one, full.connect() as two, full.connect() as three:
         assert [read_all(client) for client in (three, one, two)] == [b""] * 3
@@ -428,7 +426,7 @@ def test_reload_while_connections_are_on(service: Callable[..., Installed]) -> N
         client.sendall(b"two")
         assert client.recv(3) == b"two"
         assert there.talk(b"three") == b"three"
-        assert until(lambda: len(connection_units()) == 1)
+        until(lambda: len(connection_units()) == 1)
 
 
 def test_no_connection_leaves_a_unit(service: Callable[..., Installed]) -> None:
@@ -437,7 +435,6 @@ def test_no_connection_leaves_a_unit(service: Callable[..., Installed]) -> None:
         there.talk(status + b"\n")
     there.write("User=root\nArgv=/bin/true")
     there.talk()
-    time.sleep(0.1)
-    assert until(lambda: not connection_units())
+    until_over()
     failed = run("systemctl", "list-units", "--failed", "--no-legend", "spawn@*.service").stdout
     assert failed == ""
