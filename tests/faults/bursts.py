@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, run, until
+from conftest import Installed, connection_units, in_machine, journal, run, until, until_over
 
 pytestmark = in_machine
 
@@ -74,13 +74,13 @@ def test_burst(
     is active throughout, and the memory of systemd comes back."""
     there = service(HELLO, socket_section=f"MaxConnections={count + 100}")
     there.talk()
-    assert until(lambda: not connection_units())
+    until_over()
     before = resident()
     since = listening_since(there)
     answered, took = burst(there, count)
     assert answered == count
     assert listening_since(there) == since
-    assert until(lambda: not connection_units(), PATIENCE)
+    until_over(PATIENCE)
     assert len(there.records(count + 1)) == count + 1
     grown = resident() - before
     promise(f"{answered} of {count} in {took:.0f} s, PID 1 {grown:+} KiB")
@@ -95,7 +95,7 @@ def test_a_second_burst_costs_no_more_memory(
     sizes = []
     for _ in range(4):
         assert burst(there, 500)[0] == 500
-        assert until(lambda: not connection_units())
+        until_over()
         sizes.append(resident())
     promise(", ".join(f"{size} KiB" for size in sizes))
     assert sizes[-1] - sizes[0] < 2048
@@ -111,11 +111,11 @@ def test_above_the_limit(service: Callable[..., Installed], promise: Callable[[s
         assert client.recv(1) == b"x"
     burst(there, 1000)
     held.pop().close()
-    assert until(lambda: len(connection_units()) == 19)
+    until(lambda: len(connection_units()) == 19)
     assert there.talk(b"next") == b"next"
     for client in held:
         client.close()
-    assert until(lambda: not connection_units())
+    until_over()
     found = [each for each in journal(f"SPAWN_SERVICE={there.name}") if "SPAWN_REFUSED" in each]
     assert [each["SPAWN_REFUSED"] for each in found] == ["1000"]
     lines = [each for each in journal(f"UNIT={there.socket_unit}") if "Too many" in each["MESSAGE"]]
@@ -139,4 +139,4 @@ def test_a_queue(service: Callable[..., Installed], promise: Callable[[str], Non
     )
     assert waited > 5
     assert most <= 8
-    assert until(lambda: run("sh", "-c", f"ls /run/spawn/turns/{there.name}").stdout == "")
+    until(lambda: run("sh", "-c", f"ls /run/spawn/turns/{there.name}").stdout == "")

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import load
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, read_all, run, until
+from conftest import (
+    SLACK,
+    Installed,
+    connection_units,
+    in_machine,
+    journal,
+    main_pid,
+    read_all,
+    until,
+)
 from load import CAT
 
 pytestmark = in_machine
@@ -64,7 +73,7 @@ def helper_of(client: socket.socket) -> int:
     """The helper of this client's connection."""
     end = f":{client.getsockname()[1]}.service"
     (unit,) = until(lambda: [each for each in connection_units() if each.endswith(end)])
-    return int(run("systemctl", "show", "--property=MainPID", "--value", unit).stdout)
+    return main_pid(unit)
 
 
 def family(pid: int) -> list[int]:
@@ -80,7 +89,7 @@ def kill(client: socket.socket) -> float:
     os.kill(pids[0], signal.SIGKILL)
     read_all(client)
     took = time.monotonic() - begun
-    assert until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     assert systemd_says_it(client)
     return took
 
@@ -106,13 +115,18 @@ def test_the_helper_is_killed(
     with load.running(cat) as others:
         with there.connect() as client:
             client.sendall(octets)
-            time.sleep(0.5)
+            time.sleep(0.5)  # to be where it waits; a slower one is killed before, and no less
             took = kill(client)
         there.write(CAT)
         assert there.talk(b"next") == b"next"
         others.end()
     promise(f"{wait}: {took * 1000:.0f} ms")
-    assert took < 1
+    assert took < SLACK
+
+
+def places(there: Installed) -> int:
+    """How many wait for their turn, or have it."""
+    return len(list(Path("/run/spawn/turns", there.name).glob("[0-9]*")))
 
 
 @pytest.mark.parametrize("who", ["one that waits", "the one before, too"])
@@ -126,10 +140,10 @@ def test_a_helper_is_killed_in_the_queue(
         first.sendall(b"x")
         assert first.recv(1) == b"x"
         with there.connect() as second:
-            time.sleep(0.5)  # for its place
+            until(lambda: places(there) == 2)
             with there.connect() as third:
                 third.sendall(b"y")
-                time.sleep(0.5)
+                until(lambda: places(there) == 3)
                 took = kill(second)
                 holder = helper_of(first)
                 begun = time.monotonic()
@@ -141,8 +155,8 @@ def test_a_helper_is_killed_in_the_queue(
                 turn = time.monotonic() - begun
         others.end()
     promise(f"{who}: {took * 1000:.0f} ms, and the turn {turn * 1000:.0f} ms after the end")
-    assert took < 1
-    assert turn < 1
+    assert took < SLACK
+    assert turn < SLACK
 
 
 @pytest.fixture
@@ -180,16 +194,16 @@ def test_the_helper_is_killed_at_a_stage(
             client.shutdown(socket.SHUT_WR)
             answer = read_all(client)
             took = time.monotonic() - begun
-            assert until(lambda: systemd_says_it(client))
+            until(lambda: systemd_says_it(client))
         unit_change("")
-        assert until(lambda: set(connection_units()) <= set(known))
+        until(lambda: set(connection_units()) <= set(known))
         assert everything.talk(header + b"next") == b"hello\nnext"
         others.end()
     promise(f"{stage} {took * 1000:.0f} ms")
     begun_at = STAGES.index(stage)
     assert answer[:6] == (b"" if begun_at <= STAGES.index("banner.greet") else b"hello\n")
     assert begun_at < STAGES.index("inherited.end") or answer == b"hello\nx"
-    assert took < 2
+    assert took < SLACK
 
 
 def test_the_command_is_killed(cat: Installed, promise: Callable[[str], None]) -> None:
@@ -206,7 +220,7 @@ def test_the_command_is_killed(cat: Installed, promise: Callable[[str], None]) -
         took = time.monotonic() - begun
         found = until(lambda: journal(f"SPAWN_SERVICE={cat.name}", f"SPAWN_REMOTE_PORT={port}"))
         others.end()
-    assert took < 1
+    assert took < SLACK
     assert found[0]["SPAWN_RESULT"] == "signal"
     assert found[0]["EXIT_STATUS"] == "KILL"
     promise(f"{took * 1000:.0f} ms")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import load
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, run, until
+from conftest import SLACK, Installed, connection_units, in_machine, journal, run, until
 from load import CAT, ends
 
 pytestmark = [
@@ -68,9 +68,9 @@ def test_the_clock_is_set(
     for result, there in limited.items():
         there.records(2 if result == "queue-limit" else 1)
         (record,) = journal(f"SPAWN_SERVICE={there.name}", f"SPAWN_RESULT={result}")
-        assert 2 <= took[result] < 20, result
+        assert 2 <= took[result] < 2 + SLACK, result
         if result != "queue-limit":
-            assert 2_000_000 <= int(record["SPAWN_DURATION_USEC"]) < 20_000_000
+            assert 2 <= int(record["SPAWN_DURATION_USEC"]) / 1e6 < 2 + SLACK
     ended = ", ".join(f"{result} after {each:.1f} s" for result, each in took.items())
     promise(f"{told}, {count} records; 2 s were over: {ended}")
 
@@ -97,7 +97,7 @@ def test_a_control_group_is_full(
         begun = time.monotonic()
         ends(cat)
         took = time.monotonic() - begun
-        assert until(lambda: set(connection_units()) <= set(known))
+        until(lambda: set(connection_units()) <= set(known))
         said = run("journalctl", "-q", "-o", "cat", "--since=-60s", "_PID=1").stdout
         unit_change("")
         assert cat.talk(b"again") == b"again"

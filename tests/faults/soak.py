@@ -12,7 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from bursts import resident
-from conftest import Installed, connection_units, in_machine, read_all, reset, run, until
+from conftest import (
+    Installed,
+    connection_units,
+    in_machine,
+    main_pid,
+    read_all,
+    reset,
+    run,
+    until_over,
+)
 
 pytestmark = in_machine
 
@@ -32,10 +41,6 @@ JOURNALD = "systemd-journald.service"
 
 def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def main_pid(unit: str) -> int:
-    return int(run(*SHOW, "--property=MainPID", unit).stdout)
 
 
 def count_records(services: list[Installed]) -> Counter[str]:
@@ -60,7 +65,7 @@ def test_soak(
     plan = chance.choices(list(there), weights, k=count)
     for kind in there:  # what is allocated once
         visit(there[kind], kind)
-    assert until(lambda: not connection_units())
+    until_over()
     warm = plan[: count // 10]
     served(there, warm)
     pids = (1, main_pid(JOURNALD))
@@ -100,7 +105,7 @@ def served(there: dict[str, Installed], plan: list[str]) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         for _ in pool.map(lambda kind: visit(there[kind], kind), plan):
             pass
-    assert until(lambda: not connection_units(), 120)
+    until_over(120)
 
 
 def visit(there: Installed, kind: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import load
 import nested
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, run, until
+from conftest import SLACK, Installed, connection_units, in_machine, journal, run, until
 from load import CAT, ROOM
 
 pytestmark = in_machine
@@ -112,7 +112,7 @@ def test_the_user_is_deleted(
     promise(f"{told}; “{sentence.rpartition('/')[2]}”")
 
 
-NAME_SERVICES = {"never answers": None, "fails after 2 s": 2.0, "fails at once": 0.0}
+NAME_SERVICES = {"never answers": None, "fails after 10 s": 10.0, "fails at once": 0.0}
 
 
 @contextlib.contextmanager
@@ -151,18 +151,21 @@ def test_a_name_service_is_broken(
     there = service("User=remote\nArgv=/bin/true\n")
     pause = NAME_SERVICES[how]
     with name_service(pause), load.running(cat) as others, there.connect() as client:
-        begun = time.monotonic()
-        client.settimeout(1.5)
-        with pytest.raises(TimeoutError) if pause != 0 else contextlib.nullcontext():
+        made = others.made
+        if pause == 0:
             assert client.recv(1) == b""
-        assert pause != 0 or time.monotonic() - begun < 1
+        else:
+            client.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        until(lambda: others.made > made)
         slowest = others.slowest
         told = others.end()
     record = there.record()
     assert record["SPAWN_RESULT"] == "config"
     assert "User=remote is no account of this machine" in record["MESSAGE"]
     promise(f"{how}: {told}, the slowest {slowest * 1000:.0f} ms")
-    assert slowest < 1
+    assert slowest < (pause or SLACK)
 
 
 SHORTAGES = {
@@ -193,7 +196,7 @@ def test_something_runs_out(
             begun = time.monotonic()
             served = asked_once(cat)
             slowest = max(slowest, time.monotonic() - begun)
-            assert until(partial(nothing_but, known))
+            until(partial(nothing_but, known))
             records = journal(f"SPAWN_SERVICE={cat.name}")[seen:]
             lines = run("journalctl", "-q", "-o", "cat", f"--after-cursor={cursor}").stdout
             if served:
@@ -244,7 +247,7 @@ def test_the_machine_is_rebooted(
         opened = "socat -t 100 EXEC:'sleep 100' TCP:127.0.0.1:10023 >/dev/null 2>&1 &"
         machine.run(f"for i in $(seq 50); do setsid {opened} done")
         count = "spawnctl list --json | grep -o '\"live\": [0-9]*'"
-        assert until(lambda: "50" in machine.run(count).stdout)
+        until(lambda: "50" in machine.run(count).stdout)
         begun = time.monotonic()
         machine.reboot()
         took = time.monotonic() - begun
