@@ -7,10 +7,12 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from conftest import (
+    SLACK,
     Installed,
     connect,
     connection_units,
@@ -20,6 +22,7 @@ from conftest import (
     run,
     stop_connection,
     until,
+    until_over,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,9 +112,9 @@ def test_a_thousand_prefixes_cost_less_than_a_millisecond() -> None:
     client = addresses.numbered("10.3.231.9")
     best = []
     for _ in range(20):
-        begun = time.perf_counter()
+        begun = time.process_time()  # other work takes nothing of ours
         assert addresses.best(found, client) is found[999]
-        best.append(time.perf_counter() - begun)
+        best.append(time.process_time() - begun)
     assert min(best) < 0.001
 
 
@@ -125,8 +128,8 @@ def test_hundreds_of_prefixes_in_a_file(service: Callable[..., Installed]) -> No
         "import sys, time; sys.path.append('/usr/lib/python3/dist-packages')\n"
         "from spawnhelper import service, admission\n"
         "def once():\n"
-        "    begun = time.perf_counter(); service.load(sys.argv[1])\n"
-        "    return time.perf_counter() - begun\n"
+        "    begun = time.process_time(); service.load(sys.argv[1])\n"
+        "    return time.process_time() - begun\n"
         "print(min(once() for _ in range(20)))"
     )
 
@@ -191,7 +194,7 @@ def test_refused_by_the_rule_of_a_line(
     assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("refused", "4")
     assert (record["CONFIG_FILE"], record["CONFIG_LINE"]) == (str(there.file), str(line))
     assert record["SPAWN_REMOTE_ADDR"] == client
-    assert not connection_units() or until(lambda: not connection_units())
+    until_over()
     failed = run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
     assert "spawn@" not in failed, "a client that is refused is no failure of ours"
 
@@ -255,13 +258,12 @@ def test_a_broken_banner_does_not_hide_the_rule(service: Callable[..., Installed
 
 @in_machine
 def test_a_client_without_an_address_any_more_is_not_let_in(
-    service: Callable[..., Installed], unit_change: Callable[[str], None]
+    service: Callable[..., Installed], held: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     """Its address is that of the unit's name; a list goes by that."""
-    unit_change("[Service]\nExecStartPre=/bin/sleep 0.2")
     there = service(f"{HERE}AllowFrom=192.0.2.1")
-    with there.connect() as client:
-        assert until(connection_units)
+    with held("ExecStartPre"), there.connect() as client:
+        until(connection_units)
         reset(client)
     record = there.record()
     assert record["SPAWN_RESULT"] == "refused"
@@ -282,7 +284,7 @@ def test_a_refused_client_never_causes_a_fork(
     there = service(f"{HERE}DenyFrom=0.0.0.0/0")
     assert there.talk() == b""
     assert there.record()["SPAWN_RESULT"] == "refused"
-    assert until(lambda: "exit_group(0)" in trace.read_text())
+    until(lambda: "exit_group(0)" in trace.read_text())
     calls = trace.read_text()
     assert "execve" in calls
     assert not [call for call in ("clone", "fork") if call in calls], calls
@@ -295,7 +297,7 @@ def test_the_banner_for_the_refused_is_not_eaten_by_a_reset(
     there = service(f"{HERE}DenyFrom=127.0.0.1\nBannerRefused={BANNERS}/small")
     with there.connect() as client:
         client.sendall(b"x" * 100_000)
-        time.sleep(0.3)
+        client.recv(1, socket.MSG_PEEK)  # from now on it lingers
         client.sendall(b"more")
         client.shutdown(socket.SHUT_WR)
         answer = b""
@@ -347,7 +349,7 @@ def test_a_client_that_does_not_take_the_banner(service: Callable[..., Installed
     begun = time.monotonic()
     with connect(path):
         record = there.record()
-    assert 5 <= time.monotonic() - begun < 6
+    assert 5 <= time.monotonic() - begun < 5 + SLACK
     assert record["SPAWN_RESULT"] == "refused"
     assert f"{there.file}:7: Banner= was not taken by the client within 5s" in record["MESSAGE"]
 
@@ -356,9 +358,8 @@ def test_a_client_that_does_not_take_the_banner(service: Callable[..., Installed
 def test_a_stop_while_the_banner_waits(service: Callable[..., Installed]) -> None:
     path = "/run/spawn-banner.sock"
     there = service(f"{HERE}Banner={BANNERS}/largest", address=path, socket_section="SendBuffer=4K")
-    with connect(path):
-        assert until(connection_units)
-        time.sleep(0.5)
+    with connect(path) as client:
+        client.recv(1, socket.MSG_PEEK)  # and the rest has no room
         stop_connection()
     record = there.record()
     assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("stopped", "5")
@@ -370,10 +371,11 @@ def test_a_stop_while_the_banner_for_the_refused_waits(service: Callable[..., In
     path = "/run/spawn-banner.sock"
     conf = f"{HERE}ProxyProtocol=v1\nProxyFrom=127.0.0.1\nBannerRefused={BANNERS}/largest"
     there = service(conf, address=path, socket_section="SendBuffer=4K")
-    with connect(path):
-        assert until(connection_units)
-        time.sleep(0.5)
+    begun = time.monotonic()
+    with connect(path) as client:
+        client.recv(1, socket.MSG_PEEK)
         stop_connection()
+        assert time.monotonic() - begun < 5, "it would have waited that long"
     record = there.record()
     assert record["SPAWN_RESULT"] == "refused"
     assert "ProxyFrom= does not have unix, for clients of a path" in record["MESSAGE"]
@@ -383,12 +385,11 @@ def test_a_stop_while_the_banner_for_the_refused_waits(service: Callable[..., In
 def test_one_who_is_refused_is_soon_forgotten(service: Callable[..., Installed]) -> None:
     """Or a few of them would take all of MaxConnections=."""
     there = service(f"{HERE}DenyFrom=127.0.0.1\nBannerRefused={BANNERS}/small")
+    begun = time.monotonic()
     with there.connect() as client:
         assert read_all(client) == b"sorry\n"
-        begun = time.monotonic()
-        assert until(lambda: not connection_units(), 3)
-        assert time.monotonic() - begun < 1
-        client.close()
+        until_over()
+        assert time.monotonic() - begun < 5, "one who was served is waited for that long"
 
 
 @in_machine
@@ -437,7 +438,7 @@ def test_access_times_are_local_and_follow_the_clock(service: Callable[..., Inst
             assert record["SPAWN_RESULT"] == ("success" if allowed else "refused")
             if name == "Etc/GMT-1":
                 wanted = [
-                    f"AccessTimes= does not have {hhmm(minute + late + 60)}" for late in (0, 1)
+                    f"AccessTimes= does not have {hhmm(minute + late + 60)}" for late in range(10)
                 ]
                 assert any(sentence in record["MESSAGE"] for sentence in wanted)
     finally:

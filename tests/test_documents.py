@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import nested
 import pytest
-from conftest import in_machine
+from conftest import PATIENCE, in_machine
 from nested import BUILT, Pristine
 
 pytestmark = in_machine
@@ -34,6 +34,13 @@ for file; do :; done
 sed -i '1i [Service]\\nProtectHostname=yes' "$file"
 """
 VARYING = re.compile(r"\d+(\.\d+)?(m?s\b)?|\b(?<=\b)[A-Z][a-z]{2} (?=N N:N:N)")
+
+
+# Until what was connected has ended, and its record is in the journal.
+RECORDED = (
+    f"timeout {PATIENCE:.0f} sh -c 'while systemctl list-units --plain --no-legend "
+    '"spawn@*.service" | grep -q .; do sleep 0.05; done\'; journalctl --sync'
+)
 
 
 class Command(NamedTuple):
@@ -92,7 +99,7 @@ def session(machine: Pristine, commands: list[Command]) -> list[tuple[int, str]]
         script += [
             f"{{ {command.line}\n}} 2>&1",
             f'status=$?; echo "{mark} $status"',
-            "sleep 0.2; journalctl --sync",  # a person is no faster
+            RECORDED,  # a person is no faster
             "(exit $status)",
         ]
     code = machine.work / "session.sh"
@@ -128,13 +135,13 @@ def test_with_pip(machine: Pristine) -> None:
     machine.run("systemctl daemon-reload; systemctl start spawn@hello.socket")
     greeting = machine.run("socat -u TCP:127.0.0.1:10023 -").stdout
     assert greeting.startswith("Hello, 127.0.0.1. This is nobody")
-    log = "sleep 1; journalctl --sync; /opt/spawnhelper/bin/spawnctl log --json"
+    log = f"{RECORDED}; /opt/spawnhelper/bin/spawnctl log --json"
     assert json.loads(machine.run(log).stdout)["SPAWN_RESULT"] == "success"
     machine.run("systemctl stop spawn@hello.socket")
-    foreground = (
-        "timeout -s INT 2 /opt/spawnhelper/bin/spawnctl run /etc/spawn/hello.conf >/dev/null 2>&1 &"
-    )
-    assert machine.run(f"{foreground} sleep 1; socat -u TCP:127.0.0.1:10023 -").stdout == greeting
+    foreground = "/opt/spawnhelper/bin/spawnctl run /etc/spawn/hello.conf >/dev/null 2>&1 &"
+    patient = f"TCP:127.0.0.1:10023,retry={PATIENCE * 10:.0f},interval=0.1"
+    asked = machine.run(f"{foreground} socat -u {patient} -; kill $!")
+    assert asked.stdout == greeting
     machine.run(
         "rm -r /opt/spawnhelper /etc/spawn /etc/systemd/system/spawn* "
         "/etc/systemd/system-generators; systemctl daemon-reload"

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Installed, connection_units, in_machine, journal, read_all, run, until
+from conftest import (
+    SLACK,
+    Installed,
+    in_machine,
+    journal,
+    read_all,
+    run,
+    until,
+    until_over,
+)
 from test_values import BAD
 
 from spawnhelper.settings import KEYS, LIMITS
@@ -121,22 +130,28 @@ def unrecorded(conf: str) -> Callable[[Installed], None]:
     def check(there: Installed) -> None:
         there.write(SECTION + conf)
         there.talk()
-        assert until(lambda: not connection_units())
+        until_over()
         assert len(journal(f"SPAWN_SERVICE={there.name}")) == there.seen
 
     return check
 
 
 def lasts(conf: str, least: float, **fields: str) -> Callable[[Installed], None]:
-    """A check: the client sees the end after so many seconds, within 50 ms."""
+    """A check: the command's end comes after so many seconds, never before; and within 50 ms, at
+    least once, for other work makes nobody faster."""
 
     def check(there: Installed) -> None:
         there.write(SECTION + conf)
-        there.talk()
-        record = there.record()
-        assert {key: record.get(key) for key in fields} == fields, record["MESSAGE"]
-        took = int(record["SPAWN_DURATION_USEC"]) / 1e6
-        assert least <= took < least + 0.05, took
+
+        def took() -> float:
+            there.talk()
+            record = there.record()
+            assert {key: record.get(key) for key in fields} == fields, record["MESSAGE"]
+            seconds = int(record["SPAWN_DURATION_USEC"]) / 1e6
+            assert seconds >= least
+            return seconds
+
+        until(took, holds=lambda seconds: seconds < least + 0.05)
 
     return check
 
@@ -167,7 +182,7 @@ def slow_header(there: Installed) -> None:
     with there.connect() as client:
         client.sendall(b"PROXY ")
         assert read_all(client) == b""
-    assert 1 <= time.monotonic() - begun < 1.5
+    assert 1 <= time.monotonic() - begun < 1 + SLACK
     assert there.record()["SPAWN_RESULT"] == "refused"
 
 
@@ -179,7 +194,7 @@ def second_waits(there: Installed) -> None:
         assert client.recv(1) == b"x"
         begun = time.monotonic()
         assert there.talk() == b""
-        assert 0.3 <= time.monotonic() - begun < 1
+        assert 0.3 <= time.monotonic() - begun < 0.3 + SLACK
         assert there.record()["SPAWN_RESULT"] == "queue-limit"
     there.record()
 
@@ -242,8 +257,8 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     ],
     "KillDelay": [
         lasts(
-            "TimeLimit=100ms\nKillDelay=250ms\nArgv=/bin/sh -c \"trap '' TERM; sleep 9; sleep 9\"",
-            0.35,
+            "TimeLimit=1s\nKillDelay=250ms\nArgv=/bin/sh -c \"trap '' TERM; sleep 9; sleep 9\"",
+            1.25,
             SPAWN_RESULT="time-limit",
             EXIT_STATUS="KILL",
         ),

@@ -9,7 +9,6 @@ import pytest
 from conftest import (
     Installed,
     connect,
-    connection_units,
     free_port,
     in_machine,
     journal,
@@ -17,6 +16,7 @@ from conftest import (
     run,
     systemd_version,
     until,
+    until_over,
 )
 
 pytestmark = in_machine
@@ -28,7 +28,7 @@ def said(address: tuple[str, int] | str) -> str:
     with connect(address) as client:
         answer = read_all(client).decode().strip()
     # Before systemd 258 the next AF_UNIX connection of this process could have the same unit.
-    assert until(lambda: not connection_units())
+    until_over()
     return answer
 
 

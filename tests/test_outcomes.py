@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import (
+    SLACK,
     Installed,
     connection_units,
     in_machine,
@@ -18,6 +20,7 @@ from conftest import (
     reset,
     run,
     until,
+    until_over,
 )
 
 from spawnhelper.statuses import STATUSES, good_ends
@@ -169,7 +172,7 @@ def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> N
         mark.unlink(missing_ok=True)
     main, child, own = marks
     there = service(
-        "User=nobody\nTimeLimit=300ms\nKillDelay=200ms\n"
+        "User=nobody\nTimeLimit=2s\nKillDelay=200ms\n"
         "Argv=/bin/sh -c \"trap '' TERM; "
         f"sh -c 'trap \\\"\\\" TERM; echo $$ >{child}; while :; do sleep 1; done' & "
         f"setsid sh -c 'trap \\\"\\\" TERM; echo $$ >{own}; while :; do sleep 1; done' & "
@@ -178,19 +181,19 @@ def test_time_limit_leaves_nobody_behind(service: Callable[..., Installed]) -> N
     begun = time.monotonic()
     assert there.talk() == b"begun\n"
     ended = time.monotonic() - begun
-    assert 0.5 <= ended < 1.0, "the client sees the end once TimeLimit= and KillDelay= are over"
+    assert 2.2 <= ended < 2.2 + SLACK, "the client sees the end once both limits are over"
     record = there.record()
     assert said(record) == ("time-limit", "killed", "KILL", "4")
     assert "over its time limit, killed by SIGKILL after" in record["MESSAGE"]
-    assert 500_000 <= int(record["SPAWN_DURATION_USEC"]) < 600_000
-    assert until(lambda: not connection_units(), 1.0), "the control group is empty"
+    assert 2.2 <= int(record["SPAWN_DURATION_USEC"]) / 1e6 < 2.2 + SLACK
+    until_over()
     pids = [int(mark.read_text()) for mark in marks]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_time_limit_is_polite_first(service: Callable[..., Installed]) -> None:
     there = service(
-        "User=nobody\nTimeLimit=200ms\nStandardError=null\n"
+        "User=nobody\nTimeLimit=1s\nStandardError=null\n"
         "Argv=/bin/sh -c \"trap 'echo goodbye; exit 4' TERM; while :; do sleep 0.01; done\""
     )
     assert there.talk() == b"goodbye\n"
@@ -202,7 +205,7 @@ def test_no_kill_delay_kills_at_once(service: Callable[..., Installed]) -> None:
     assert there.talk() == b""
     record = there.record()
     assert said(record) == ("time-limit", "killed", "KILL", "4")
-    assert 200_000 <= int(record["SPAWN_DURATION_USEC"]) < 300_000
+    assert 0.2 <= int(record["SPAWN_DURATION_USEC"]) / 1e6 < 0.2 + SLACK
 
 
 def test_time_limit_infinity(service: Callable[..., Installed]) -> None:
@@ -228,7 +231,7 @@ def test_a_child_in_the_background_does_not_hold_the_client(
     )
     begun = time.monotonic()
     assert there.talk() == b"answer\n"
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SLACK
     assert said(there.record()) == ("success", "exited", "0", "5")
     assert not Path(f"/proc/{mark.read_text().strip()}").exists()
 
@@ -264,17 +267,15 @@ def test_the_work_of_orphans_is_accounted_for(service: Callable[..., Installed])
 
 
 def test_the_client_does_not_wait_for_the_unit(
-    service: Callable[..., Installed], unit_change: Callable[[str], None]
+    service: Callable[..., Installed], held: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     """systemd has a copy of the descriptor for as long as the unit lasts."""
-    unit_change("[Service]\nExecStopPost=/bin/sleep 2")
     there = service("User=nobody\nArgv=/bin/echo answer")
-    begun = time.monotonic()
-    assert there.talk() == b"answer\n"
-    there.write("User=root\nArgv=/bin/true")
-    assert there.talk() == b""
-    assert time.monotonic() - begun < 1
-    assert len(connection_units()) == 2
+    with held("ExecStopPost"):
+        assert there.talk() == b"answer\n"
+        there.write("User=root\nArgv=/bin/true")
+        assert there.talk() == b""
+        assert len(connection_units()) == 2
 
 
 def test_bytes_are_counted_both_ways(service: Callable[..., Installed]) -> None:
@@ -339,7 +340,7 @@ def test_killed_helper_takes_its_command_along(service: Callable[..., Installed]
         (unit,) = connection_units()
         run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
         assert read_all(client) == b""
-    assert until(lambda: not connection_units(), 1.0)
+    until_over()
     assert there.state() == "active"
 
 
@@ -380,7 +381,7 @@ def test_log(service: Callable[..., Installed], log: str, recorded: list[str]) -
     there = service(f"User=nobody\nLog={log}\n{argv}")
     for status in (b"0\n", b"3\n"):
         there.talk(status)
-        assert until(lambda: not connection_units())
+        until_over()
     found = journal(f"SPAWN_SERVICE={there.name}")
     assert [record["EXIT_STATUS"] for record in found] == recorded
 
@@ -392,7 +393,7 @@ def test_a_healthy_connection_costs_the_journal_one_entry(
     cursor = run("journalctl", "-q", "-n0", "--show-cursor").stdout.strip().partition(": ")[2]
     there.talk()
     there.record()
-    assert until(lambda: not connection_units())
+    until_over()
     # systemd 262 misses a controller in a container, and says so for each unit.
     entries = [
         entry
@@ -412,13 +413,12 @@ def test_changed_spawn_section_holds_for_the_next_connection(
 
 
 def test_a_client_that_resets_before_the_helper_starts_is_known_all_the_same(
-    service: Callable[..., Installed], unit_change: Callable[[str], None]
+    service: Callable[..., Installed], held: Callable[[str], AbstractContextManager[None]]
 ) -> None:
-    unit_change("[Service]\nExecStartPre=/bin/sleep 0.3")
     there = service("User=nobody\nStandardError=null\nArgv=/bin/cat")
-    with there.connect() as client:
+    with held("ExecStartPre"), there.connect() as client:
         address = client.getsockname()
-        assert until(connection_units)
+        until(connection_units)
         reset(client)
     record = there.record()
     assert said(record) == ("exit-code", "exited", "1", "4"), "cat reads a reset"

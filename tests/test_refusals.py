@@ -64,7 +64,7 @@ def refused(there: Installed) -> dict[str, Any]:
     assert record["PRIORITY"] == "3"
     assert "EXIT_CODE" not in record
     assert "SPAWN_PID" not in record
-    assert until(lambda: set(connection_units()) <= before), "no process is left"
+    until(connection_units, holds=lambda units: set(units) <= before)  # no process is left
     assert there.state() == "active", "the listener still listens"
     return record
 
@@ -586,9 +586,7 @@ def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
     assert record["MESSAGE"] == f"{second.name}: no command was run: {claim(second, first)}"
     assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("config", "3")
     rearm = f"spawn-rearm@{second.name}.service"
-    assert until(
-        lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n"
-    )
+    until(lambda: run("systemctl", "show", "-P", "ActiveState", rearm).stdout == "inactive\n")
     assert run("systemctl", "show", "-P", "ExecMainStatus", rearm).stdout == f"{EX_CONFIG}\n"
     # The first goes on to listen. Where the descriptor has a name it serves; before systemd 257
     # nobody can tell whose connection it is, and nothing runs.

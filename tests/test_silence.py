@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Installed, connection_units, fill_journal, in_machine, journal, run, until
+from conftest import (
+    SLACK,
+    Installed,
+    fill_journal,
+    in_machine,
+    journal,
+    run,
+    until,
+    until_over,
+)
 
 pytestmark = in_machine
 
@@ -73,7 +82,7 @@ def test_missing_library_for_the_journal(service: Callable[..., Installed]) -> N
     with gone(library("systemd/_journal")):
         assert there.talk() == b"answer\n"
         line = f"{there.name}: /bin/echo as nobody: exit status 0 after"
-        assert until(lambda: line in run("journalctl", "-q", "-o", "cat", "-t", "spawn").stdout)
+        until(lambda: line in run("journalctl", "-q", "-o", "cat", "-t", "spawn").stdout)
     fields = run("journalctl", "-q", "-o", "cat", "-t", "spawn", "-p", "err").stdout
     assert f"    SPAWN_SERVICE={there.name}\n" in fields
 
@@ -88,7 +97,7 @@ def test_traceback(service: Callable[..., Installed], module: str) -> None:
     def lines() -> list[str]:
         return [entry["MESSAGE"] for entry in journal(f"--after-cursor={cursor}", "-t", "spawn")]
 
-    assert until(lambda: "RuntimeError: broken for a test" in lines()), lines()
+    until(lines, holds=lambda said: "RuntimeError: broken for a test" in said)
     assert there.state() == "active"
     assert there.talk() == b"answer\n"
 
@@ -142,7 +151,7 @@ def test_journald_is_stuck(service: Callable[..., Installed]) -> None:
         fill_journal()
         for _ in range(3):
             assert there.talk() == b"answer\n"
-        assert until(lambda: not connection_units(), 12)
+        until_over(10 + SLACK)
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -150,7 +159,7 @@ def test_journald_is_stuck(service: Callable[..., Installed]) -> None:
         text = run("journalctl", "-q", "-o", "cat", "-t", "spawn", "-p", "err").stdout
         return text.count(f"{there.name}: /bin/echo as nobody")
 
-    assert until(lambda: told() == 3), told()
+    until(told, holds=lambda count: count == 3)
 
 
 def test_journald_is_stopped(service: Callable[..., Installed]) -> None:
