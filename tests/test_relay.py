@@ -116,7 +116,7 @@ def test_the_answer_reaches_a_client_that_sends_on(service: Callable[..., Instal
     there = service(f"User=nobody\nSizeLimit=1000\nArgv=/usr/bin/python3 {SCRATCH}/answer.py")
     with there.connect() as client:
         client.sendall(b"x" * (4 << 20))
-        client.recv(1, socket.MSG_PEEK)  # from now on it lingers
+        client.recv(1, socket.MSG_PEEK)  # the answer is there, and the end is near
         client.sendall(b"late")
         client.shutdown(socket.SHUT_WR)
         answer = b""
