@@ -208,7 +208,7 @@ def records(machine: Pristine, count: int) -> list[dict[str, Any]]:
     """The service's records, once there are so many."""
     show = "journalctl --sync; journalctl -q -o json SPAWN_SERVICE=echo"
     lines = until(
-        lambda: found if len(found := machine.run(show).stdout.splitlines()) >= count else []
+        lambda: machine.run(show).stdout.splitlines(), holds=lambda found: len(found) >= count
     )
     return [json.loads(line) for line in lines]
 
@@ -298,16 +298,18 @@ COMP_LINE="${{COMP_WORDS[*]}}" COMP_POINT=${{#COMP_LINE}}
 $(complete -p spawnctl | sed 's/.*-F \\([^ ]*\\).*/\\1/')
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-# zsh(1) completes for an editor alone: one in a terminal of its own. What is typed comes back, too;
-# what a command prints begins a line. ^U clears the line that the list is for.
+# zsh(1) completes for an editor alone: one in a terminal of its own. What is typed comes back, too,
+# so what tells the states is written otherwise than it is printed. Nothing is typed behind the Tab:
+# a list is not shown where more is to be read, and ^U could come before the editor is there, when
+# the terminal itself kills the line.
 ZSH = """
 zmodload zsh/zpty
 zpty z zsh -f -i
 zpty -w z 'PROMPT=; autoload -Uz compinit; compinit -u; zstyle ":completion:*" list-prompt ""'
-zpty -w z 'LISTMAX=0; setopt no_beep; bindkey "^I" list-choices; print re""ady'
+zpty -w z 'show() {{ zle list-choices; zle -R; print; print do""ne }}; zle -N show'
+zpty -w z 'LISTMAX=0; setopt no_beep; bindkey "^I" show; print re""ady'
 zpty -r z line $'*\\nready*'
-zpty -w -n z $'{words} {last}\\t\\x15'
-zpty -w z 'print do""ne'
+zpty -w -n z $'{words} {last}\\t'
 zpty -r z line $'*\\ndone*'
 print -r -- $line
 """
