@@ -18,6 +18,8 @@ import pytest
 from conftest import Installed, in_machine, run, systemd_version, until
 from nested import BUILT, PREVIOUS, Pristine
 
+from spawnhelper.values import NAME_CHARACTERS
+
 pytestmark = in_machine
 
 MODULES = "usr/lib/python3/dist-packages/spawnhelper"
@@ -349,3 +351,54 @@ def test_completion_of_services(shell: str, service: Callable[..., Installed]) -
         assert completed("bash", "spawnctl stats -D", "/etc/spaw") == {"/etc/spawn"}
     finally:
         masked.unlink()
+
+
+ODD_NAMES = (
+    "$(touch run)",
+    "`touch run`",
+    "a;touch run",
+    "two words",
+    "new\nline",
+    'a"quote',
+    "it's",
+    "st*r",
+    "$HOME",
+    "~root",
+    "\N{SNOWMAN}",
+)
+# What zsh has of the folders, without the editor: the function alone, and what it hands on.
+ZSH_NAMES = """
+compadd() { print -rl -- "${(@P)2}" }
+eval "$(sed -n '/^_spawnctl_services()/,/^}/p' /usr/share/zsh/vendor-completions/_spawnctl)"
+_spawnctl_services
+"""
+
+
+@pytest.mark.parametrize("folder", ["/etc/spawn", "/usr/lib/spawn"])
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_runs_no_name_of_a_file(
+    shell: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was restored or unpacked can have a file of any name, and the one in which one
+    is, too."""
+    monkeypatch.chdir(tmp_path)
+    odd = [Path(folder) / f"{name}.conf" for name in ODD_NAMES]
+    here = [Path(name) for name in ODD_NAMES]
+    good = Path(folder) / "Fine-1.a_b.conf"
+    Path(folder).mkdir(exist_ok=True)
+    try:
+        for file in (*odd, *here, good):
+            file.write_text(SERVICE)
+        if shell == "zsh":
+            found = run("zsh", "-fc", ZSH_NAMES).stdout.splitlines()
+        else:
+            for verb in ("check", "log", "run"):
+                completed(shell, f"spawnctl {verb}", "")
+            found = sorted(completed(shell, "spawnctl status", ""))
+        assert good.stem in found
+        assert [name for name in found if name.strip(NAME_CHARACTERS + "-.")] == []
+        assert {"two", "words", "new", "line", "HOME"}.isdisjoint(found)
+        assert sorted(os.listdir()) == sorted(ODD_NAMES)
+    finally:
+        for file in (*odd, good):
+            file.unlink(missing_ok=True)
