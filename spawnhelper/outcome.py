@@ -49,10 +49,17 @@ LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN, CONNECTION_LIMIT)
 HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
 
 LONGEST_PIECE = 80  # of a file, in a sentence
+# How the keys end whose values no sentence has: settings.py marks them as secret. A backslash too
+# many at the end of a line, or a line end too few, makes such a line a piece of another's value.
+SECRET = "Environment"
 
 
 def shown(text: str) -> str:
-    """A piece of a file as a sentence can carry it: one bounded line without control characters."""
+    """A piece of a file as a sentence can carry it: one bounded line without control characters,
+    and without what is secret."""
+    before, secret, behind = text.partition(SECRET)
+    if behind:
+        text = f"{before}{secret}..."
     escaped = printable(text[: LONGEST_PIECE + 1])
     return escaped if len(escaped) <= LONGEST_PIECE else escaped[: LONGEST_PIECE - 3] + "..."
 

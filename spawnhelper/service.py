@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spawnhelper import files, syntax
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
-from spawnhelper.settings import KEYS, LIMITS, SETTINGS
+from spawnhelper.settings import KEYS, LIMITS, SETTINGS, Setting
 from spawnhelper.values import DIGITS, consists_of, words
 
 TYPE_CHECKING = False
@@ -229,7 +229,10 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
         key, source, line = assignment.key, assignment.file, assignment.line
         if assignment.section != "Socket":
             continue
-        if key in OURS:
+        if key in KEYS and KEYS[key].secret:
+            sentence = f"{key}= in [Socket] is shown to everybody by systemd; put it below [Spawn]"
+            problems.append(Problem(source, line, sentence))
+        elif key in OURS:
             sentence = f"{key}= is set by spawnhelper: {OURS[key]}; remove the line"
             problems.append(Problem(source, line, sentence))
         elif key in NOT_STREAMS:
@@ -241,7 +244,7 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
         elif key == "ListenStream":
             listens = bool(assignment.value)
         if syntax.continues(assignment.value):  # in the drop-in for systemd
-            sentence = f"{key}= ends with a backslash; remove it, and the white space behind it"
+            sentence = "the line ends with a backslash; remove it, and the white space behind it"
             problems.append(Problem(source, line, sentence))
     if not listens:
         sentence = "[Socket] has no ListenStream=; write where to listen, as in 127.0.0.1:10031"
@@ -273,10 +276,19 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
 
 def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem]:
     problems: list[Problem] = []
+    secret = ""  # a key whose value may go on in what seems to be the next
+    file = ""
     for assignment in assignments:
         if assignment.section != "Spawn":
             continue
-        sentence = _assign(service, assignment)
+        setting = KEYS.get(assignment.key)
+        if assignment.file != file or setting is not None:
+            secret = assignment.key if setting is not None and setting.secret else ""
+        file = assignment.file
+        if setting is None:
+            sentence: str | None = _unknown(assignment.key, secret)
+        else:
+            sentence = _assign(service, setting, assignment)
         if sentence is not None and len(problems) == MOST_PROBLEMS:
             sentence = "here is one more problem, and the rest is not looked at; mend these first"
         if sentence is not None:
@@ -286,12 +298,9 @@ def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem
     return problems
 
 
-def _assign(service: Service, assignment: Assignment) -> str | None:
+def _assign(service: Service, setting: Setting, assignment: Assignment) -> str | None:
     """Gives the service the value; what is wrong with it, if anything."""
     key, text = assignment.key, assignment.value
-    setting = KEYS.get(key)
-    if setting is None:
-        return f"unknown key {shown(key)}= in [Spawn]{_nearest(key)}"
     first = key not in service.given
     if not text:  # an empty value resets
         service.given.pop(key, None)
@@ -303,7 +312,7 @@ def _assign(service: Service, assignment: Assignment) -> str | None:
         value = setting.parse(text)
     except ValueError as error:
         hint = "; a comment needs a line of its own" if " #" in text else ""
-        return f"{key}={shown(text)} {error}{hint}"
+        return f"{key}={'' if setting.secret else shown(text)} {error}{hint}"
     if setting.repeats and not first:
         value = _joined(getattr(service, setting.attribute), value)
     setattr(service, setting.attribute, value)
@@ -319,9 +328,20 @@ def _joined(old: object, new: object) -> object:
     return old + new
 
 
-def _nearest(key: str) -> str:
+def _unknown(key: str, secret: str) -> str:
+    """What is wrong with a key that is none. secret: a key right above, whose value has come to an
+    end too early if this was meant to be a piece of it; then it is not shown."""
+    word = key.replace("\t", " ").partition(" ")[0]
+    if word in KEYS:
+        return f"the line has no = behind {word}; write {word}=VALUE"
+    if secret:
+        return f"this line below {secret}= has no key of [Spawn]{_nearest(word, 0.8)}"
+    return f"unknown key {shown(word)}= in [Spawn]{_nearest(word)}"
+
+
+def _nearest(key: str, likeness: float = 0.5) -> str:
     import difflib  # costs more than the rest of a connection; here nothing is served any more
 
     known = {each.lower(): each for each in KEYS}
-    near = difflib.get_close_matches(key.lower(), known, 1, 0.5)
+    near = difflib.get_close_matches(key.lower(), known, 1, likeness)
     return f"; did you mean {known[near[0]]}=?" if near else "; spawn.conf(5) lists the keys"

@@ -19,6 +19,7 @@ class Setting:
     attribute: where Service keeps it. parse: its text to its value, or ValueError. default: the
     value where the file is silent; default_text: the same as a person writes it. required: the
     file must give it. repeats: a further assignment adds to the value instead of replacing it.
+    secret: no sentence shows the value, or a piece of it.
     meaning: a sentence or two for the manual page. origin: where the meaning comes from.
     """
 
@@ -32,6 +33,7 @@ class Setting:
         "parse",
         "repeats",
         "required",
+        "secret",
     )
 
     def __init__(
@@ -46,6 +48,7 @@ class Setting:
         *,
         repeats: bool = False,
         required: bool = False,
+        secret: bool = False,
     ) -> None:
         self.key = key
         self.attribute = attribute
@@ -56,6 +59,7 @@ class Setting:
         self.origin = origin
         self.repeats = repeats
         self.required = required
+        self.secret = secret
 
 
 # The resource limits of systemd.exec(5): what each is, and how its value is written.
@@ -269,6 +273,7 @@ SETTINGS = (
         "connection; only the last cannot be set here.",
         "systemd.exec(5)",
         repeats=True,
+        secret=True,
     ),
     Setting(
         "PassEnvironment",
@@ -279,6 +284,7 @@ SETTINGS = (
         "Variables that the command takes over from systemd where they are set there.",
         "spawn(8) export_environment",
         repeats=True,
+        secret=True,  # who writes NAME=VALUE here means the other
     ),
     Setting(
         "WorkingDirectory",

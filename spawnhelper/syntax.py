@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
+from spawnhelper.values import NAME_CHARACTERS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def parse(
 ) -> tuple[list[Assignment], list[Problem]]:
     """The assignments of the named sections in their order, and every problem on the way to them.
 
-    A section whose name begins with X- is passed over.
+    A section whose name begins with X- is passed over. No problem shows a line: what makes none of
+    sense can be a piece of the value above, and that a secret.
     """
     assignments: list[Assignment] = []
     problems: list[Problem] = []
@@ -75,22 +77,23 @@ def parse(
             headed = True
             section = None
             if whole[-1] != "]":
-                problem(first, f"the section header {shown(whole)} does not end with ]")
+                problem(first, "the section header does not end with ]")
             elif whole[1:-1] in sections:
                 section = whole[1:-1]
             elif not whole.startswith("[X-"):
                 known = " and ".join(f"[{name}]" for name in sections)
-                problem(first, f"unknown section {shown(whole)}; this file can have {known}")
+                which = f" {shown(whole)}" if consists_of(whole[1:-1], NAME_CHARACTERS) else ""
+                problem(first, f"unknown section{which}; this file can have {known}")
             continue
         if section is None:
             if not headed:
                 right = "put it below " + " or ".join(f"[{name}]" for name in sections)
-                problem(first, f"{shown(whole)} stands before any section header; {right}")
+                problem(first, f"the line stands before any section header; {right}")
             continue
         key, equals, value = whole.partition("=")
         key = key.rstrip(WHITESPACE)
         if not equals or not key:
-            problem(first, f"{shown(whole)} is not an assignment; write KEY=VALUE")
+            problem(first, "the line is not an assignment; write KEY=VALUE")
             continue
         value = value.lstrip(WHITESPACE)
         assignments.append(Assignment(section, key, value, file, first))

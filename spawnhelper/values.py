@@ -3,8 +3,6 @@ that began with `KEY=TEXT`: what is wrong with it, and what would be right."""
 
 from __future__ import annotations
 
-from spawnhelper.outcome import shown
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,19 +197,20 @@ def accounts(text: str) -> list[str]:
 def variable_names(text: str) -> list[str]:
     """Names of environment variables, separated by white space."""
     found = words(text)
-    for name in found:
-        _check_variable(name)
+    for number, name in enumerate(found, 1):
+        _check_variable(name, number)
     return found
 
 
 def variables(text: str) -> dict[str, str]:
     """Assignments to environment variables, `NAME=VALUE`, quoted where a value has white space."""
     found = {}
-    for assignment in words(text):
+    for number, assignment in enumerate(words(text), 1):
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ValueError(f"has the word {shown(assignment)} without a value; write NAME=VALUE")
-        _check_variable(name)
+            right = "write NAME=VALUE, in quotes if it has white space"
+            raise ValueError(f"has no = in word {number}; {right}")
+        _check_variable(name, number)
         found[name] = value
     return found
 
@@ -269,7 +268,7 @@ def _escape(text: str, at: int) -> tuple[bytes, int]:
         if not octet and value < 0x110000 and not 0xD800 <= value < 0xE000:
             return chr(value).encode(), start + digits
         break
-    raise ValueError(f"has the unknown escape \\{shown(letter)}; write \\\\ for a backslash")
+    raise ValueError("has an unknown escape; write \\\\ for a backslash")
 
 
 def _text(octets: bytearray) -> str:
@@ -295,8 +294,10 @@ def _account(name: str) -> bool:
     return consists_of(name, NAME_CHARACTERS + "-.@$")
 
 
-def _check_variable(name: str) -> None:
+def _check_variable(name: str, number: int) -> None:
+    """Refuses what names no variable that a file may set. number: which word of the value has it;
+    the name itself may be a piece of a secret."""
     if not consists_of(name, NAME_CHARACTERS) or name[0] in DIGITS:
-        raise ValueError(f"has the variable name '{shown(name)}'; use letters, digits and _")
+        raise ValueError(f"has no name of a variable in word {number}; use letters, digits and _")
     if name in CONNECTION_VARIABLES:
         raise ValueError(f"has {name}, which tells about the connection; remove it")

@@ -158,7 +158,7 @@ def test_a_mistake_in_the_defaults(files: Files) -> None:
     )
     DEFAULTS.write_text("Nice=1\n")
     assert files.sentence() == (
-        f"{DEFAULTS}:1: Nice=1 stands before any section header; put it below [Spawn]\n"
+        f"{DEFAULTS}:1: the line stands before any section header; put it below [Spawn]\n"
     )
     DEFAULTS.unlink()
     DEFAULTS.symlink_to("/dev/null")

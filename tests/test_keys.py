@@ -439,6 +439,7 @@ def test_what_is_said_of_bad_values(service: Callable[..., Installed], key: str)
         (line, *case) for line, case in enumerate((c for c in BAD[key] if c[0] in values), 7)
     ):
         shown = text if text.isprintable() else repr(text)[1:-1]
+        shown = "" if KEYS[key].secret else shown
         assert f"{there.file}:{line}: {key}={shown} {sentence}" in lines
 
 

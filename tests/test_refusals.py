@@ -301,7 +301,7 @@ def test_rules_without_effect(service: Callable[..., Installed]) -> None:
         ("SocketProtocol=sctp", "SocketProtocol=sctp is not TCP; remove the line"),
         (
             "TCPCongestion=x\\ ",
-            "TCPCongestion= ends with a backslash; remove it, and the white space behind it",
+            "the line ends with a backslash; remove it, and the white space behind it",
         ),
     ],
 )
@@ -310,6 +310,38 @@ def test_a_socket_that_systemd_could_not_be_given(
 ) -> None:
     there = service(f"User=nobody\n{TRUE}", socket_section=line, start=False)
     assert there.check().stderr == f"{there.file}:3: {sentence}\n"
+
+
+def test_no_value_of_environment_leaves_its_file(
+    service: Callable[..., Installed], tmp_path: Path
+) -> None:
+    """Not for the record, nor for anything else of the journal, nor for what systemd is given."""
+    generator = "/usr/lib/systemd/system-generators/spawn-generator"
+    secret = f"s3cret{os.getpid()}"
+    true = f"User=nobody\n{TRUE}\n"
+    there = service(true)
+    slips = [
+        f"Environment=MYSQL_PWD {secret}\n{true}",
+        f"{true}Environment='A=1\n{secret}\n{secret}=='\n",
+        f"{true}WorkingDirectory=x \\\nEnvironment=A={secret}\n",
+        f"Argv=/bin/true\nUser=nobody \\\nEnvironment=A={secret}\n",
+        f"{true}[Socket]\nEnvironment=A={secret}\n",
+    ]
+    for slip in slips:
+        there.write(slip)
+        there.file.chmod(0o600)
+        assert answer(there) == b""
+        assert "s3c" not in there.record()["MESSAGE"]
+        checked = there.check()
+        assert (checked.returncode, checked.stdout) == (EX_CONFIG, "")
+        assert "s3c" not in checked.stderr
+        assert "s3c" not in run(generator, "--explain", there.name, check=False).stderr
+        run(generator, *[str(tmp_path)] * 3)
+        assert run("grep", "-rl", secret, str(tmp_path), check=False).stdout == ""
+    run("journalctl", "--sync")
+    found = run("journalctl", "-q", "-o", "export").stdout
+    assert there.name in found
+    assert secret not in found
 
 
 def test_check_is_content(service: Callable[..., Installed]) -> None:

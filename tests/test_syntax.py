@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spawnhelper import service, syntax
-from spawnhelper.outcome import Refusal, shown
+from spawnhelper.outcome import SECRET, Refusal, shown
 from spawnhelper.service import SECTIONS, Service
 from spawnhelper.settings import KEYS, LIMITS, SETTINGS
 
@@ -46,11 +46,11 @@ def test_what_is_wrong_is_said_with_its_line() -> None:
     assert parsed(text) == (
         [("Spawn", "User", "\x1b[31m", 8)],
         [
-            "f:1: User=x stands before any section header; put it below [Socket] or [Spawn]",
-            "f:2: the section header [Spawn does not end with ]",
+            "f:1: the line stands before any section header; put it below [Socket] or [Spawn]",
+            "f:2: the section header does not end with ]",
             "f:3: unknown section [Unit]; this file can have [Socket] and [Spawn]",
-            "f:6: User is not an assignment; write KEY=VALUE",
-            "f:7: =x is not an assignment; write KEY=VALUE",
+            "f:6: the line is not an assignment; write KEY=VALUE",
+            "f:7: the line is not an assignment; write KEY=VALUE",
         ],
     )
 
@@ -60,9 +60,179 @@ def test_a_continuation_at_the_end_of_the_file() -> None:
     assert parsed("[Spawn]\nArgv=a\\\n# the end") == ([("Spawn", "Argv", "a", 2)], [])
 
 
+def test_the_name_of_a_section_is_shown_only_if_it_is_one() -> None:
+    """A line of a value that went on without a backslash can begin with a bracket, too."""
+    known = "; this file can have [Socket] and [Spawn]"
+    assert parsed('[Spawn ]\n["s3cret"]\n[Unit]')[1] == [
+        f"f:1: unknown section{known}",
+        f"f:2: unknown section{known}",
+        f"f:3: unknown section [Unit]{known}",
+    ]
+
+
 def test_a_piece_of_a_file_fits_a_sentence() -> None:
     assert shown("a\x1b[31mb\n") == "a\\x1b[31mb\\n"
     assert shown("x" * 81) == "x" * 77 + "..."
+    assert shown("nobody  Environment=A=s3cret") == "nobody  Environment..."
+    assert shown("/opt/Environment") == "/opt/Environment"
+
+
+# Slips of the pen in a service file with a secret: the line, and what is said of it.
+SLIPS = [
+    (
+        "Environment=MYSQL_PWD s3cret",
+        "2: Environment= has no = in word 1; write NAME=VALUE, in quotes if it has white space",
+    ),
+    (
+        "Environment=MYSQL_PWD=a s3cret",
+        "2: Environment= has no = in word 2; write NAME=VALUE, in quotes if it has white space",
+    ),
+    (
+        "Environment=A=1 s3cret # of the database",
+        "2: Environment= has no = in word 2; write NAME=VALUE, in quotes if it has white space; "
+        "a comment needs a line of its own",
+    ),
+    (
+        "Environment=MYSQL_PWD=a s3cret=b",
+        "",
+    ),
+    (
+        "Environment=MYSQL_PWD=/ /s3cret==",
+        "2: Environment= has no name of a variable in word 2; use letters, digits and _",
+    ),
+    (
+        "Environment=MYSQL_PWD='s3cret",
+        "2: Environment= has a quote that is not closed; add the closing '",
+    ),
+    (
+        r"Environment=MYSQL_PWD=\s3cret\k",
+        r"2: Environment= has an unknown escape; write \\ for a backslash",
+    ),
+    (
+        r"Environment=MYSQL_PWD=s3cret\x00",
+        "2: Environment= has an escape for the NUL byte; no argument can hold one",
+    ),
+    (
+        r"Environment=MYSQL_PWD=s3cret\xff",
+        "2: Environment= is not UTF-8 once its escapes are resolved",
+    ),
+    (
+        "Environment=REMOTE_ADDR=s3cret",
+        "2: Environment= has REMOTE_ADDR, which tells about the connection; remove it",
+    ),
+    (
+        "PassEnvironment=MYSQL_PWD=s3cret",
+        "2: PassEnvironment= has no name of a variable in word 1; use letters, digits and _",
+    ),
+    (
+        "Enviroment=MYSQL_PWD=s3cret",
+        "2: unknown key Enviroment= in [Spawn]; did you mean Environment=?",
+    ),
+    (
+        "Enviroment MYSQL_PWD s3cret=",
+        "2: unknown key Enviroment= in [Spawn]; did you mean Environment=?",
+    ),
+    ("Environment MYSQL_PWD s3cret", "2: the line is not an assignment; write KEY=VALUE"),
+    (
+        "Environment MYSQL_PWD=s3cret",
+        "2: the line has no = behind Environment; write Environment=VALUE",
+    ),
+    (
+        "Environment\tMYSQL_PWD s3cret==",
+        "2: the line has no = behind Environment; write Environment=VALUE",
+    ),
+    # What was to go on in the next line, and does not.
+    ("Environment=A=1\ns3cret", "3: the line is not an assignment; write KEY=VALUE"),
+    (
+        "Environment=A=1\nq\ns3cret==",
+        "4: this line below Environment= has no key of [Spawn]; spawn.conf(5) lists the keys",
+    ),
+    (
+        "Environment=A=1\nqqqqqq=\nTimeLimt=s3cret",
+        "4: this line below Environment= has no key of [Spawn]; did you mean TimeLimit=?",
+    ),
+    ("Environment=A=1\nNice=1\nqqqqqq=", "4: unknown key qqqqqq= in [Spawn]; spawn.conf(5) lists"),
+    # What was not to go on in the next line, and does.
+    (
+        "User=nobody \\\nEnvironment=A=s3cret",
+        "2: User=nobody  Environment... is not an account; write user or user:group",
+    ),
+    (
+        "AllowFrom=::1 \\\nPassEnvironment=A=s3cret",
+        "2: AllowFrom=::1  PassEnvironment... has 'PassEnvironment...'; write addresses and",
+    ),
+    ("[Spawn] \\\nEnvironment=A=s3cret", "2: the section header does not end with ]"),
+    # Where it does not belong.
+    (
+        "[Socket]\nEnvironment=A=s3cret",
+        "3: Environment= in [Socket] is shown to everybody by systemd; put it below [Spawn]",
+    ),
+    ("[Socket]\nSocketUser=s3cret\\ ", "3: the line ends with a backslash; remove it, and the"),
+    ("[X]\n[Socket]\nSocketProtocol=s Environment=s3cret", "4: SocketProtocol=s Environment..."),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), SLIPS)
+@pytest.mark.parametrize("place", ["file", "drop-in"])
+def test_no_slip_of_the_pen_shows_a_value_of_environment(
+    tmp_path: Path, text: str, sentence: str, place: str
+) -> None:
+    """The sentence is that of the record, of check, and of /var/log."""
+    file = tmp_path / "x.conf"
+    slip = f"[Spawn]\n{text}\n"
+    good = "[Socket]\nListenStream=5\n[Spawn]\nUser=a\nArgv=x\n"
+    if place == "file":
+        file.write_text(slip + good)
+        where = file
+    else:
+        file.write_text(good)
+        where = tmp_path / "x.conf.d/a.conf"
+        where.parent.mkdir(mode=0o755)
+        where.write_text(slip)
+    for each in (file, where):
+        each.chmod(0o644)
+    try:
+        service.load(str(file))
+    except Refusal as refusal:
+        said = [str(problem) for problem in refusal.problems]
+        assert sentence
+        assert any(each.startswith(f"{where}:{sentence}") for each in said), said
+        assert "s3c" not in str(said)
+    else:
+        assert sentence == ""
+
+
+def test_before_any_section_and_before_any_header(tmp_path: Path) -> None:
+    file = tmp_path / "x.conf"
+    file.write_text("Environment=A=s3cret\n")
+    file.chmod(0o644)
+    with pytest.raises(Refusal) as refused:
+        service.load(str(file))
+    sentence = "1: the line stands before any section header; put it below [Socket] or [Spawn]"
+    assert str(refused.value.problems[0]) == f"{file}:{sentence}"
+
+
+secrets = st.text(st.sampled_from("s3 =\\\"'x\n#;[]"), max_size=12)
+
+
+@given(st.lists(st.tuples(secrets, st.sampled_from(["", "\\\n", "\\ \n", "\n"])), max_size=4))
+def test_no_sentence_shows_a_piece_of_a_secret(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[str, str]]
+) -> None:
+    """Whatever way a value is broken over lines: nothing of it comes back."""
+    file = tmp_path_factory.mktemp("x") / "x.conf"
+    text = "".join(piece.replace("s3", "s3cret") + end for piece, end in pieces)
+    file.write_text(f"[Spawn]\nUser=a\nEnvironment=A={text}\nNice=x\n[Socket]\n")
+    file.chmod(0o644)
+    with pytest.raises(Refusal) as refused:
+        service.load(str(file))
+    assert "s3cret" not in str([each.sentence for each in refused.value.problems])
+
+
+def test_what_a_sentence_cuts_is_what_the_table_calls_secret() -> None:
+    secret = {setting.key for setting in SETTINGS if setting.secret}
+    assert secret == {setting.key for setting in SETTINGS if setting.key.endswith(SECRET)}
+    assert secret == {"Environment", "PassEnvironment"}
 
 
 names = st.text(st.sampled_from("ABCxyz09"), min_size=1)
