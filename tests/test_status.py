@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -123,6 +124,23 @@ def test_clients_of_a_path_and_of_ipv6(service: Callable[..., Installed]) -> Non
         (shown,) = status(six.name)["connections"]
         assert re.fullmatch(r"\[::1\]:\d+", shown["client"])
         client6.terminate()
+
+
+def test_a_command_cannot_pass_for_its_helper(service: Callable[..., Installed]) -> None:
+    """The name of its unit as its last argument, and a child with the same, make it none."""
+    wait = "read x; echo $x; read x"
+    hidden = service(
+        'User=nobody\nArgv=/bin/sh -c "unit=$(sed s,.*/,, /proc/self/cgroup); '
+        f"/bin/sh -c 'sleep 60; :' sh $unit & exec /bin/sh -c '{wait}' sh $unit\"\n"
+    )
+    with hidden.connect() as client:
+        client.sendall(b"x\n")
+        assert client.recv(1) == b"x"
+        (shown,) = status(hidden.name)["connections"]
+        assert shown["command"].startswith("/bin/sh -c ")
+        assert shown["command"].endswith(f" sh {shown['unit']}")
+        assert os.stat(f"/proc/{shown['pid']}").st_uid == pwd.getpwnam("nobody").pw_uid
+    assert int(hidden.record()["SPAWN_PID"]) == shown["pid"]
 
 
 def test_no_such_service() -> None:

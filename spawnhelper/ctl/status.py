@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ from spawnhelper import files
 from spawnhelper.ctl import check, listing, terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
-from spawnhelper.outcome import printable
+from spawnhelper.outcome import printable, shown
 from spawnhelper.quantities import USEC_PER_SEC
 from spawnhelper.record import span
 
 LISTENS, SILENT, UNKNOWN = 0, 3, 4  # as systemctl(1) has them
+TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 
 
 class Live(NamedTuple):
@@ -34,6 +36,13 @@ class Live(NamedTuple):
     command: str
 
 
+class Birth(NamedTuple):
+    """Whose child a process is, and its age in microseconds."""
+
+    parent: int
+    age: int
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("service", metavar="NAME", help="a service")
@@ -44,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Shows it; 0 if the service listens, 3 if not, 4 if there is none."""
     name = check.name_of(options.service)
+    if not files.is_name(name):
+        right = "a service is named with letters, digits, - _ and ."
+        raise Complaint(UNKNOWN, f"{shown(name)} is no service; {right}")
     listener = next(each for each in units.listeners([name]) if each.name == name)
     if name not in files.installed() and not listener.places:
         raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
@@ -67,30 +79,37 @@ def _live(listener: units.Listener, processes: list[units.Process]) -> list[Live
     families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}
     for process in processes:
         families[process.unit].append(process)
-    now = time.time()
-    found = [_connection(unit, family, now) for unit, family in families.items()]
+    found = [_connection(unit, family) for unit, family in families.items()]
     # The clock of processes ticks slowly; of those of one tick systemd's count knows the older.
     return sorted(found, key=lambda each: (-(each.age or 0), units.ordinal(each.unit)))
 
 
-def _connection(unit: str, family: list[units.Process], now: float) -> Live:
-    """One of them. The helper is the process that has the unit's name as its last argument."""
-    import psutil
-
+def _connection(unit: str, family: list[units.Process]) -> Live:
+    """One of them. The helper is the process whose parent is none of the unit's: systemd started
+    it, and what loses its parent in the unit becomes its child. That is the kernel's word, while a
+    command has any name and any arguments that it likes."""
     client = units.client(unit)
-    helpers = [process for process in family if process.command.endswith(f" {unit}")]
-    if not helpers:
+    born = {process.pid: birth for process in family if (birth := _birth(process.pid))}
+    helper = next((pid for pid, birth in born.items() if birth.parent not in born), None)
+    if helper is None:
         return Live(client, unit, None, None, "")  # it has just ended
-    helper = helpers[0]
+    age = born[helper].age
+    for process in family:
+        if process.pid in born and born[process.pid].parent == helper:
+            return Live(client, unit, process.pid, age, process.command)
+    return Live(client, unit, helper, age, "")
+
+
+def _birth(pid: int) -> Birth | None:
+    """The process's parent and its age; None where it has just ended (proc_pid_stat(5))."""
     try:
-        age = round((now - psutil.Process(helper.pid).create_time()) * USEC_PER_SEC)
-    except psutil.NoSuchProcess:
-        return Live(client, unit, None, None, "")
-    others = (process for process in family if process not in helpers)
-    command = next(others, None)
-    if command is None:
-        return Live(client, unit, helper.pid, age, "")
-    return Live(client, unit, command.pid, age, command.command)
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            values = stat.read().rpartition(b")")[2].split()  # a name can have spaces
+    except OSError:
+        return None
+    parent, ticks = int(values[1]), int(values[19])
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Birth(parent, round((since_boot - ticks / TICKS_PER_SEC) * USEC_PER_SEC))
 
 
 def _last_failure(name: str) -> tuple[Record | None, list[str]]:
