@@ -20,17 +20,27 @@ NEVER_RAN = ("refused", "health-check", "config", "exec-failed", "resources")
 
 
 def write(file: Path, entries: Iterable[dict[str, object]]) -> None:
-    """A journal file, or several where systemd finds that one is full, with these entries."""
+    """A journal file, or several where systemd finds that one is full, with these entries. A field
+    whose value is a list is there once for each of its members."""
     file.parent.mkdir(parents=True, exist_ok=True)
     command = [WRITER, f"--output={file}", "-"]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet) as writer:
         assert writer.stdin is not None
         for entry in entries:
-            lines = "\n".join(f"{name}={value}" for name, value in entry.items())
-            writer.stdin.write(f"{lines}\n\n".encode())
+            for name, value in entry.items():
+                for each in value if isinstance(value, list) else [value]:
+                    writer.stdin.write(_exported(name, each))
+            writer.stdin.write(b"\n")
         writer.stdin.close()
     assert writer.returncode == 0
+
+
+def _exported(name: str, value: object) -> bytes:
+    """A field in the journal export format; its binary form where the value is bytes."""
+    if isinstance(value, bytes):
+        return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
+    return f"{name}={value}\n".encode()
 
 
 def record(

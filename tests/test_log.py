@@ -262,12 +262,16 @@ def test_a_thousand_commands_that_live_a_millisecond(service: Callable[..., Inst
 
 
 @contextlib.contextmanager
-def following(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def following(
+    *arguments: str, stderr: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """spawnctl log -f while it runs, and the lines that it has shown."""
     command = ["spawnctl", "log", "-f", *arguments]
     environment = os.environ | {"TZ": "UTC"}
     lines: list[str] = []
-    follower = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    follower = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    )
     assert follower.stdout is not None
     reader = threading.Thread(target=lines.extend, args=(follower.stdout,))
     reader.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def parser(names: Iterable[str] = tuple(VERBS)) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; its exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever read the output has seen enough
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may not have all that a record has
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
         options = parser(words[:1] if words and words[0] in VERBS else VERBS).parse_args(words)

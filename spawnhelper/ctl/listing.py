@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Shows every service that has a file or a loaded socket unit; an exit status of sysexits.h."""
-    known = units.listeners(files.installed())
+    known = units.listeners([name for name in files.installed() if files.is_name(name)])
     try:
         records: Records | None = Records()
     except Complaint as complaint:  # what systemd says is worth something without a journal, too

@@ -17,7 +17,7 @@ from spawnhelper import addresses, files, outcome, quantities
 from spawnhelper.ctl import check, journal, terminal, times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
-from spawnhelper.outcome import printable
+from spawnhelper.outcome import printable, shown
 from spawnhelper.record import MESSAGE_IDS, span
 
 FOLLOWED = 10  # lines before those to come
@@ -67,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
         raise Complaint(os.EX_USAGE, "--follow goes on for ever; leave out --until")
     if options.lines is not None and options.lines < 0:
         raise Complaint(os.EX_USAGE, f"--lines={options.lines} is below 0; write a number of lines")
+    if options.user is not None and not options.user.isprintable():
+        raise Complaint(os.EX_USAGE, f"--user={shown(options.user)} is no name of a user")
     names = [check.name_of(word) for word in options.service]
     since, until = times.limits(options)
     wanted = _filter(options)
@@ -76,9 +78,13 @@ def run(options: argparse.Namespace) -> int:
         known = [each.service for each in chosen] if isinstance(chosen, list) else names
         show = _form(options, known or files.installed())
         some = False
-        for record in chosen:
-            some = True
-            print(show(record), file=out, flush=options.follow)
+        try:
+            for record in chosen:
+                some = True
+                print(show(record), file=out, flush=options.follow)
+        except KeyboardInterrupt:  # how --follow ends
+            records.report()
+            raise
         if not some and options.output in times.FORMATS:
             print("-- No entries --", file=out)
     return records.report()
@@ -100,7 +106,7 @@ def _chosen(
     if options.lines is None:
         return filter(wanted, records.forward(since, until))
     newest = filter(wanted, records.backward(since, until))
-    return list(itertools.islice(newest, options.lines))[::-1]
+    return list(itertools.islice(newest, min(options.lines, sys.maxsize)))[::-1]
 
 
 def _filter(options: argparse.Namespace) -> Wanted:
@@ -125,12 +131,11 @@ def _filter(options: argparse.Namespace) -> Wanted:
 
 
 def _is_from(record: Record, sources: list[addresses.Prefix]) -> bool:
-    address = record.fields.get("SPAWN_REMOTE_ADDR")
-    if address is None:
-        return "SPAWN_REMOTE_UID" in record.fields and any(not each.width for each in sources)
+    if record.address is None:
+        return record.uid is not None and any(not each.width for each in sources)
     try:
-        return addresses.best(sources, addresses.numbered(address)) is not None
-    except OSError:
+        return addresses.best(sources, addresses.numbered(record.address)) is not None
+    except (OSError, ValueError):  # it is none; a NUL in it is a ValueError
         return False
 
 
@@ -158,11 +163,14 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
 
 def _verbose(record: Record) -> str:
     when = times.FORMATS["short-full"](times.local(record.usec))
-    fields = (f"    {name}={printable(str(value))}" for name, value in record.fields.items())
-    return "\n".join((f"{when} [{record.entry.cursor.decode()}]", *fields))
+    lines = [f"{when} [{record.entry.cursor.decode()}]"]
+    for name, value in record.fields.items():
+        values = [value] if isinstance(value, str) else value
+        lines += [f"    {printable(f'{name}={each}')}" for each in values]
+    return "\n".join(lines)
 
 
-def _object(record: Record) -> dict[str, str]:
+def _object(record: Record) -> dict[str, str | list[str]]:
     """The entry as journalctl -o json has it."""
     return {
         "__CURSOR": record.entry.cursor.decode(),

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spawnhelper import files
+from spawnhelper.ctl import times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.journal import Journal
-from spawnhelper.outcome import HARMLESS, LISTENER, shown
+from spawnhelper.outcome import HARMLESS, LISTENER, NOTICE, WARNING, shown
+from spawnhelper.quantities import MOST_DIGITS
 from spawnhelper.record import MESSAGE_IDS
+from spawnhelper.values import DIGITS, consists_of
 
 if TYPE_CHECKING:
     from cysystemd.reader import JournalEntry
@@ -24,20 +27,29 @@ if TYPE_CHECKING:
 # runs as root.
 TRUSTED = ("_UID", ["0"])
 RESULTS = {message_id: result for result, message_id in MESSAGE_IDS.items()}
+PRIORITIES = {str(number) for number in range(8)}  # syslog(3)
+
+
+LONGEST = 256  # characters of a field that is one word: no name or address has more
 
 
 class Damaged(Exception):
-    """An entry that lacks what a record has: it was cut short by damage to its file."""
+    """An entry that is no record: it lacks what each of them has, or has it twice."""
 
 
 class Record:
     """One connection's record, or that of a listener. usec: when it was written, since the epoch.
-    duration and cpu are in microseconds; they and the bytes are None where nobody counted.
+    duration and cpu are in microseconds; they and the bytes are None where nobody counted. address,
+    port, uid, pid: of the client, None where nobody knows. fields: the entry as it stands; one that
+    is there twice is a list.
 
-    Raises Damaged.
+    A journal that came from elsewhere can have anything in a field. Here, and nowhere else, each is
+    checked: odd has the names of those that are passed over, because they are there twice, or are
+    no number where one belongs, or longer than any. Raises Damaged.
     """
 
     __slots__ = (
+        "address",
         "bytes_in",
         "bytes_out",
         "cpu",
@@ -45,29 +57,36 @@ class Record:
         "entry",
         "fields",
         "message",
+        "odd",
+        "pid",
+        "port",
         "priority",
         "result",
         "service",
+        "uid",
         "usec",
     )
 
     def __init__(self, entry: JournalEntry) -> None:
         self.entry = entry
         self.usec: int = entry.get_realtime_usec()
-        self.fields: Mapping[str, str] = entry.data
-        try:
-            self.result = RESULTS[self.fields["MESSAGE_ID"]]
-            self.message = self.fields["MESSAGE"]
-            self.priority = int(self.fields["PRIORITY"])
-            self.duration = self._number("SPAWN_DURATION_USEC")
-            self.cpu = self._number("SPAWN_CPU_USEC")
-            self.bytes_in = self._number("SPAWN_BYTES_IN")
-            self.bytes_out = self._number("SPAWN_BYTES_OUT")
-        except (KeyError, TypeError, ValueError):
-            raise Damaged from None
-        self.service = self.fields.get("SPAWN_SERVICE", "")
-        if not isinstance(self.message, str) or not isinstance(self.service, str):
-            raise Damaged  # a field that is there twice is a list
+        self.fields: Mapping[str, str | list[str]] = entry.data
+        self.odd: tuple[str, ...] = ()
+        kind, message = self.fields.get("MESSAGE_ID"), self.fields.get("MESSAGE")
+        if not isinstance(kind, str) or kind not in RESULTS or not isinstance(message, str):
+            raise Damaged
+        self.result = RESULTS[kind]
+        self.message = message
+        self.service = self._word("SPAWN_SERVICE") or ""
+        self.priority = self._priority()
+        self.duration = self._number("SPAWN_DURATION_USEC")
+        self.cpu = self._number("SPAWN_CPU_USEC")
+        self.bytes_in = self._number("SPAWN_BYTES_IN")
+        self.bytes_out = self._number("SPAWN_BYTES_OUT")
+        self.address = self._word("SPAWN_REMOTE_ADDR")
+        self.port = self._number("SPAWN_REMOTE_PORT")
+        self.uid = self._number("SPAWN_REMOTE_UID")
+        self.pid = self._number("SPAWN_REMOTE_PID")
 
     @property
     def failed(self) -> bool:
@@ -79,28 +98,44 @@ class Record:
         """Whether it is about a connection, not about a listener."""
         return self.result not in LISTENER
 
+    def _word(self, field: str) -> str | None:
+        value = self.fields.get(field)
+        if value is None or (isinstance(value, str) and 0 < len(value) <= LONGEST):
+            return value
+        self.odd += (field,)
+        return None
+
     def _number(self, field: str) -> int | None:
-        text = self.fields.get(field)
-        return None if text is None else int(text)
+        text = self._word(field)
+        if text is None or (consists_of(text, DIGITS) and len(text) <= MOST_DIGITS):
+            return None if text is None else int(text)
+        self.odd += (field,)
+        return None
+
+    def _priority(self) -> int:
+        """That of syslog(3); where there is none, that of the result."""
+        given = self.fields.get("PRIORITY")
+        if isinstance(given, str) and given in PRIORITIES:
+            return int(given)
+        self.odd += ("PRIORITY",)
+        return WARNING if self.failed else NOTICE
 
     @property
     def source(self) -> str:
         """Who called, without the port or the pid: an address, or `uid N`; "" where nobody
         knows."""
-        if address := self.fields.get("SPAWN_REMOTE_ADDR"):
-            return address
-        uid = self.fields.get("SPAWN_REMOTE_UID")
-        return "" if uid is None else f"uid {uid}"
+        if self.address is not None:
+            return self.address
+        return "" if self.uid is None else f"uid {self.uid}"
 
     @property
     def client(self) -> str:
         """Who called, as the sentence has it."""
-        address, port = self.fields.get("SPAWN_REMOTE_ADDR"), self.fields.get("SPAWN_REMOTE_PORT")
-        if address is not None:
-            return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        if uid := self.source:
-            return f"pid {self.fields.get('SPAWN_REMOTE_PID')} of {uid}"
-        return ""
+        who = self.source
+        if self.address is None:
+            return f"pid {self.pid} of {who}" if who and self.pid is not None else who
+        host = f"[{who}]" if ":" in who else who
+        return host if self.port is None else f"{host}:{self.port}"
 
     @property
     def detail(self) -> str:
@@ -125,10 +160,14 @@ class Records:
         user: str | None = None,
     ) -> None:
         self._journal = Journal(options)
-        self._damaged = 0
+        # By their cursors: who follows a journal comes past some entries twice.
+        self._damaged: set[bytes] = set()
+        self._odd: set[bytes] = set()
+        self._first_odd = ""
         installed = files.installed()
         for name in names:
-            if name not in installed and not self._any_of(name):
+            known = name in installed and files.is_name(name)
+            if not known and not (name.isprintable() and self._any_of(name)):
                 sentence = f"there is no service {shown(name)}, nor a record of one"
                 raise Complaint(self._status() or os.EX_NOINPUT, sentence)
         self._select(names, results, user)
@@ -181,8 +220,11 @@ class Records:
     def unread(self) -> list[str]:
         """What could not be read, one sentence each."""
         said = [f"{each} (not read)" for each in self._journal.unread()]
-        if damaged := self._damaged + self._journal.damaged:
+        if damaged := len(self._damaged) + self._journal.damaged:
             said.append(f"{damaged} damaged entries were left out")
+        if odd := len(self._odd):
+            whose = "record has an odd field" if odd == 1 else "records have odd fields"
+            said.append(f"{odd} {whose}, passed over here: first {self._first_odd}")
         return said
 
     def report(self) -> int:
@@ -193,7 +235,8 @@ class Records:
 
     def _status(self) -> int:
         unread = self._journal.unread()
-        if self._damaged + self._journal.damaged or not all(each.forbidden for each in unread):
+        lost = self._damaged or self._odd or self._journal.damaged
+        if lost or not all(each.forbidden for each in unread):
             return os.EX_IOERR
         return os.EX_NOPERM if unread else 0
 
@@ -202,6 +245,14 @@ class Records:
             try:
                 record = Record(entry)
             except Damaged:
-                self._damaged += 1
-            else:
-                yield record
+                self._damaged.add(entry.cursor)
+                continue
+            if record.odd:
+                self._note_odd(record)
+            yield record
+
+    def _note_odd(self, record: Record) -> None:
+        if not self._odd:
+            when = times.FORMATS["short-full"](times.local(record.usec))
+            self._first_odd = f"{record.odd[0]}= of {when}"
+        self._odd.add(record.entry.cursor)

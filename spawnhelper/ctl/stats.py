@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")  # as it says of itself
     except OSError as error:
         sentence = f"--html={printable(str(file))}: {error.strerror}"
         raise Complaint(os.EX_CANTCREAT, sentence) from None
