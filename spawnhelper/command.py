@@ -6,7 +6,6 @@ What keeps it from starting is told to the parent, never to the client.
 from __future__ import annotations
 
 import _stat as stat
-import errno
 import time
 from posix import environ
 
@@ -41,13 +40,6 @@ GIVEN_WAY = 0.02  # seconds
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
-# What execve(2) means by an error, once there is a file with that name.
-NOT_RUN = {
-    errno.EACCES: "{user} may not run it; let others read and execute it and its folders",
-    errno.ENOENT: "its #! line names a program that is missing",
-    errno.ENOEXEC: "this is no program, and does not begin with #!",
-    errno.E2BIG: "Argv= and the environment are longer than the kernel allows",
-}
 
 
 class Streams:
@@ -69,8 +61,8 @@ class Streams:
 
 class Process:
     """The forked child. started: CLOCK_MONOTONIC in nanoseconds. failure: a pipe that ends without
-    a byte once the command runs, and otherwise has `KEY=WHAT: WHY`, KEY being that of the setting
-    to blame, if any. input, output: our ends of its Streams, None where it has the socket."""
+    a byte once the command runs, and otherwise has `ERRNO KEY=WHAT: WHY`, of the KEY that is to be
+    blamed, if any. input, output: our ends of its Streams, None where it has the socket."""
 
     __slots__ = ("_identity", "failure", "input", "output", "pid", "started")
 
@@ -136,7 +128,8 @@ def find(service: Service) -> str:
             return path  # in a folder closed to this process; execve will tell, as the user
         except OSError as error:
             if path == name:
-                problem = f"{shown(path)}: {error.strerror}; install it, or write another path"
+                why = f"{error.strerror} in RootDirectory={shown(root)}" if root else error.strerror
+                problem = f"{shown(path)}: {why}; install it, or write another path"
             continue
         if stat.S_ISREG(mode) and mode & 0o111:
             return path
@@ -146,13 +139,18 @@ def find(service: Service) -> str:
 
 
 def _check_root(service: Service, root: str) -> None:
-    why = "this is not a folder"
     try:
-        if stat.S_ISDIR(os.stat(root).st_mode):
-            return
+        os.stat(f"{root}/.")
+        return
+    except PermissionError:
+        from spawnhelper import reasons
+
+        why = reasons.of_root(root)
+    except NotADirectoryError:
+        why = "this is not a folder; write the path of one"
     except OSError as error:
-        why = error.strerror or ""
-    sentence = f"RootDirectory={shown(root)}: {why}; write the path of a folder"
+        why = f"{error.strerror}; create it, or write the path of a folder"
+    sentence = f"RootDirectory={shown(root)}: {why}"
     raise misconfigured(service.problem("RootDirectory", sentence))
 
 
@@ -212,7 +210,7 @@ def _become(
     """The child's steps, in order. What needs a file of the machine comes before the root is
     changed, what needs root before the drop. The streams come late: before them nothing that this
     process might print can reach the client, and behind them it makes system calls only."""
-    key, what = "", "starting a session"
+    key, what, number = "", "starting a session", 0
     try:
         import _prctl
 
@@ -262,17 +260,13 @@ def _become(
         argv0 = service.argv[0] if service.argv0 is None else service.argv0
         os.execve(program, [argv0, *service.argv[1:]], variables)
     except OSError as error:
-        reason = error.strerror
-        if key == "Argv":
-            reason = NOT_RUN.get(error.errno or 0, "{error}").format(
-                error=reason, user=identity.user
-            )
+        number, reason = error.errno or 0, error.strerror
     except ValueError as error:  # a limit beyond what this process may give
         reason = str(error)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
     try:
-        os.write(told, f"{key}={shown(what)}: {reason}".encode(errors="replace"))
+        os.write(told, f"{number} {key}={shown(what)}: {reason}".encode(errors="replace"))
     finally:
         os._exit(os.EX_OSERR)
 

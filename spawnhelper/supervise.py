@@ -11,7 +11,6 @@ import time
 
 from spawnhelper import outcome
 from spawnhelper.command import AWAITED, STOPS
-from spawnhelper.outcome import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,16 +210,14 @@ class Supervision:
             return
         self._heard = True
         try:
-            sentence = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
+            told = os.read(self.process.failure, LONGEST_SENTENCE).decode(errors="replace")
         except BlockingIOError:
-            sentence = ""
+            told = ""
         os.close(self.process.failure)
-        key, _, why = sentence.partition("=")
-        if key:
-            problem = self.service.problem(key, sentence)
-            raise Refusal(outcome.EXEC_FAILED, os.EX_UNAVAILABLE, problems=(problem,))
-        if why:
-            raise Refusal(outcome.EXEC_FAILED, os.EX_OSERR, why)
+        if told:
+            from spawnhelper import reasons
+
+            raise reasons.refusal(self.service, told)
 
     def _reap(self) -> None:
         """Takes note of the command's end, and now and then of other children's."""

@@ -30,7 +30,6 @@ BUDGET = {
     "__future__",
     "_socket",
     "_stat",
-    "errno",
     "gc",
     "pwd",
     # a C module: prctl(2) and capset(2) are nowhere else
@@ -128,6 +127,7 @@ def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
         "turns",
         "refused",
         "statuses",
+        "reasons",
     )
     assert not modules & {f"spawnhelper.{name}" for name in late}
     assert "os" not in modules

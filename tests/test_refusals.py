@@ -633,50 +633,6 @@ def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
     assert first.state() == "active"
 
 
-def test_a_command_that_cannot_be_executed_after_all(service: Callable[..., Installed]) -> None:
-    """What only the kernel can tell, under the user's own identity, and after the fork."""
-    closed = Path("/run/spawn-closed")
-    closed.mkdir(exist_ok=True)
-    (closed / "tool").write_text("#!/bin/sh\n")
-    (closed / "tool").chmod(0o755)
-    closed.chmod(0o700)
-    garbage = Path("/run/spawn-garbage")
-    garbage.write_bytes(b"\x7fELF garbage")
-    garbage.chmod(0o755)
-    lost = Path("/run/spawn-lost")
-    lost.write_text("#!/no/such/interpreter\n")
-    lost.chmod(0o755)
-    may_not = "nobody may not run it; let others read and execute it and its folders"
-    for spawn, line, sentence in (
-        (f"Argv={closed}/tool", 6, f"Argv={closed}/tool: {may_not}"),
-        (
-            f"Argv={garbage}",
-            6,
-            f"Argv={garbage}: this is no program, and does not begin with #!",
-        ),
-        (f"Argv={lost}", 6, f"Argv={lost}: its #! line names a program that is missing"),
-        (
-            f"Argv=/bin/true {'x' * 200_000}",
-            6,
-            "Argv=/bin/true: Argv= and the environment are longer than the kernel allows",
-        ),
-        (
-            f"{TRUE}\nWorkingDirectory=/nowhere",
-            7,
-            "WorkingDirectory=/nowhere: No such file or directory",
-        ),
-        (f"{TRUE}\nWorkingDirectory={closed}", 7, f"WorkingDirectory={closed}: Permission denied"),
-    ):
-        there = service(f"User=nobody\n{spawn}")
-        record = refused(there)
-        wanted = f": no command was run: {there.file}:{line}: {sentence}, client"
-        assert wanted in record["MESSAGE"]
-        assert record["SPAWN_RESULT"] == "exec-failed"
-        assert exit_status(record) == EX_UNAVAILABLE
-        if "may not" in sentence or "WorkingDirectory" in sentence:
-            assert there.check().stderr == f"{there.file}:{line}: {sentence}\n"
-
-
 @pytest.mark.parametrize(
     ("kind", "what"),
     [

@@ -7,20 +7,30 @@ exit status is 0 if all is well; a note about what is well, and has its limits, 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
-from spawnhelper import banner, command, files, identity, listeners, service
+from spawnhelper import (
+    banner,
+    command,
+    executables,
+    files,
+    identity,
+    listeners,
+    reasons,
+    service,
+)
 from spawnhelper.ctl import advice
-from spawnhelper.outcome import Problem, Refusal, misconfigured, printable, shown
+from spawnhelper.outcome import Problem, Refusal, misconfigured, printable
 
 T = TypeVar("T")
 DROP_INS = f"{files.SUFFIX}.d"
+UNIT = "check"  # any name that a connection's unit could have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,41 +82,28 @@ def _see_as_the_helper() -> None:
 
 
 def rehearse(settings: service.Service, who: identity.Identity, program: str) -> list[Problem]:
-    """What only the command's own user can tell: whether the program and the folder are open to it.
+    """What only the command's own user can tell: whether the program and the folder are open to it,
+    and all that the program needs.
 
     Needs root. The sentences are those of a connection's record.
     """
-
-    def may(*paths: str) -> bool:
-        return _as(who, settings.root_directory, lambda: all(os.access(p, os.X_OK) for p in paths))
-
-    problems = []
-    if not may(program):
-        why = command.NOT_RUN[errno.EACCES].format(user=who.user)
-        problems.append(settings.problem("Argv", f"Argv={shown(program)}: {why}"))
-    directory = settings.working_directory
-    folder = who.home if directory.home else directory.path
-    if not directory.optional and not may(f"{folder}/."):
-        root = settings.root_directory or ""
-        seen = root + files.walk(folder, root)[-1]
-        why = os.strerror(errno.EACCES if os.path.exists(seen) else errno.ENOENT)
-        sentence = f"WorkingDirectory={shown(folder)}: {why}"
-        problems.append(settings.problem("WorkingDirectory", sentence))
-    return problems
+    found = (
+        reasons.of_program(settings, who, program, allowed_capabilities()),
+        reasons.of_folder(settings, who),
+    )
+    return [problem for problem in found if problem is not None]
 
 
-def _as(who: identity.Identity, root: str | None, test: Callable[[], bool]) -> bool:
-    """The answer that the command's user gets, where the command would be."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.chroot(root or "/")
-            os.chdir("/")
-            identity.drop(who)
-            os._exit(0 if test() else 1)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
+@cache
+def allowed_capabilities() -> int:
+    """What a file can give to a command, as bits: of what this machine has, what the unit of
+    connections has as it is installed."""
+    ask = ["systemctl", "show", "--property=CapabilityBoundingSet", f"spawn@{UNIT}.service"]
+    try:
+        told = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return executables.bounding_set()  # there is no systemd to ask
+    return executables.bits(told.partition("=")[2]) & executables.bounding_set()
 
 
 def file_of(wanted: str) -> str:
