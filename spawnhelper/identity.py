@@ -16,6 +16,7 @@ else:
 
 # (uid_t) -1, which system calls take for "leave as it is", in 32 bits and in 16.
 INVALID = (0xFFFFFFFF, 0xFFFF)
+NEED_ROOT = ", or see SERVICES THAT NEED ROOT in spawnhelper(8)"
 
 
 class Identity:
@@ -45,7 +46,7 @@ def resolve(service: Service) -> Identity:
     problems: list[Problem] = []
     refused = [entry for entry in map(account_of, service.refuse_users) if entry is not None]
     if account.pw_uid == 0:
-        sentence = "User= is uid 0; no command runs as root, name another account"
+        sentence = f"User= is uid 0; no command runs as root, name another account{NEED_ROOT}"
         problems.append(service.problem("User", sentence))
     elif account.pw_uid in INVALID:
         sentence = f"User= is uid {account.pw_uid}, which means -1; name another account"
@@ -55,11 +56,11 @@ def resolve(service: Service) -> Identity:
             sentence = f"User= is uid {entry.pw_uid}, and RefuseUsers= refuses {entry.pw_name}"
             problems.append(service.problem("User", f"{sentence}; name another account"))
 
-    wanted: list[tuple[str, int | str]] = [("User", account.pw_gid)]
-    if named_group is not None:
-        wanted = [("User", named_group)]
-    elif service.group is not None:
+    wanted: list[tuple[str, int | str]] = []
+    if service.group is not None:
         wanted = [("Group", service.group)]
+    elif not problems:  # or the line has been named already
+        wanted = [("User", account.pw_gid if named_group is None else named_group)]
     wanted += [("SupplementaryGroups", group) for group in service.supplementary_groups]
     groups: list[int] = []  # the primary one first
     for key, group in wanted:
@@ -79,7 +80,7 @@ def _refused_group(group: int | str, gid: int | None, refused: list[pwd.struct_p
     if gid is None:
         return f"names {group}, which is no group of this machine; create it, or name another"
     if gid == 0:
-        return "gives gid 0; no command runs as root's group, name another"
+        return f"gives gid 0; no command runs as root's group, name another{NEED_ROOT}"
     if gid in INVALID:
         return f"gives gid {gid}, which means -1; name another group"
     for entry in refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spawnhelper import files, identity, service
 from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import Problem, misconfigured, printable, shown
-from spawnhelper.values import DIGITS, consists_of
+from spawnhelper.values import DIGITS, boolean, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ else:
     import posix as os
 
 WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+BINDV6ONLY = "/proc/sys/net/ipv6/bindv6only"
 DEVICE_SIZE = 16  # IFNAMSIZ
 LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # RFC 4291, 2.5.6
 OWNERS: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -33,17 +34,17 @@ class Listener:
     """One ListenStream= of one service.
 
     host is a path for AF_UNIX, with @ for an abstract one; port is 0 there. device:
-    BindToDevice=, "" without. dual_stack: an IPv6 wildcard that takes IPv4 connections, too.
+    BindToDevice=, "" without. only_ipv6: BindIPv6Only=, None where the kernel's own default holds.
     text: as the file has it; place: the same without specifiers.
     """
 
     __slots__ = (
         "device",
-        "dual_stack",
         "family",
         "file",
         "host",
         "line",
+        "only_ipv6",
         "place",
         "port",
         "service",
@@ -58,18 +59,30 @@ class Listener:
         self.place = _expand(stream.value, name)
         self.family, self.host, self.port = address(self.place)
         self.device = ""
-        self.dual_stack = self.family == socket.AF_INET6
+        self.only_ipv6: bool | None = None
+
+    @property
+    def takes(self) -> set[int]:
+        """The families whose clients can connect there."""
+        if self.family != socket.AF_INET6:
+            return {self.family}
+        if ":" not in self.host:  # an IPv4-mapped one
+            return {socket.AF_INET}
+        if self.host != WILDCARDS[socket.AF_INET6]:
+            return {socket.AF_INET6}
+        only = _only_ipv6_by_default() if self.only_ipv6 is None else self.only_ipv6
+        return {socket.AF_INET6} if only else {socket.AF_INET, socket.AF_INET6}
 
     def overlaps(self, other: Listener) -> bool:
         """Whether the kernel refuses to listen at both."""
-        if (self.port, self.device) != (other.port, other.device):
-            return False
-        return self._covers(other) or other._covers(self)
-
-    def _covers(self, other: Listener) -> bool:
-        if self.host != WILDCARDS.get(self.family):
+        if socket.AF_UNIX in (self.family, other.family):
             return (self.family, self.host) == (other.family, other.host)
-        return self.family == other.family or (self.dual_stack and other.family == socket.AF_INET)
+        apart = self.device and other.device and self.device != other.device
+        if apart or self.port != other.port:
+            return False
+        wild = WILDCARDS.values()
+        alike = self.host == other.host or self.host in wild or other.host in wild
+        return alike and not self.takes.isdisjoint(other.takes)
 
 
 def address(text: str) -> tuple[int, str, int]:
@@ -96,6 +109,8 @@ def address(text: str) -> tuple[int, str, int]:
         host = socket.inet_ntop(family, socket.inet_pton(family, host))
     except OSError:
         raise ValueError("is no address; write 127.0.0.1:PORT, [::1]:PORT, PORT or /PATH") from None
+    if port[:1].isalpha():
+        raise ValueError(f"has a name for a port, and names are not known; write {_number(port)}")
     if not consists_of(port, DIGITS) or port[0] == "0" or len(port) > 5 or int(port) > 65535:
         raise ValueError("has no port from 1 to 65535")
     return family, unmapped(host), int(port)
@@ -119,12 +134,12 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
     name = files.name_of(file)
     found: list[Listener] = []
     problems: list[Problem] = []
-    device, dual_stack = "", True
+    device, only_ipv6 = "", None
     for assignment in assignments:
         if assignment.key == "BindToDevice":
             device = assignment.value.replace("*", "")
         elif assignment.key == "BindIPv6Only":
-            dual_stack = assignment.value != "ipv6-only"
+            only_ipv6 = _only_ipv6(assignment.value, only_ipv6)
         elif assignment.key == "ListenStream" and not assignment.value:
             found = []
         elif assignment.key == "ListenStream":
@@ -135,7 +150,7 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
                 problems.append(Problem(assignment.file, assignment.line, sentence))
     for listener in found:
         listener.device = device
-        listener.dual_stack = listener.dual_stack and dual_stack
+        listener.only_ipv6 = only_ipv6
     return found, problems
 
 
@@ -208,10 +223,19 @@ def service_of(connection: Connection) -> str:
 
 
 def _claimed_twice(listener: Listener, other: Listener) -> Problem:
-    sentence = (
-        f"ListenStream={shown(listener.text)} is where {shown(other.service)} listens "
-        f"({printable(other.file)}:{other.line}); give each service an address of its own"
-    )
+    where = f"({printable(other.file)}:{other.line})"
+    if listener.service != other.service:
+        what = f"where {shown(other.service)} listens {where}"
+        do = "give each service an address of its own"
+    else:
+        what = f"where this service listens already {where}"
+        do = "remove one of the two lines"
+    if listener.family != other.family and WILDCARDS[socket.AF_INET6] in (
+        listener.host,
+        other.host,
+    ):
+        do += ", or write BindIPv6Only=ipv6-only for [::]"
+    sentence = f"ListenStream={shown(listener.text)} is {what}; {do}"
     return Problem(listener.file, listener.line, sentence)
 
 
@@ -241,6 +265,38 @@ def _expand(text: str, name: str) -> str:
             )
         expanded += before + known[letter]
     return expanded + text
+
+
+def _only_ipv6(text: str, before: bool | None) -> bool | None:
+    """What BindIPv6Only= comes to. systemd also takes a boolean, and passes over what it does not
+    know."""
+    if text == "default":
+        return None
+    if text in ("both", "ipv6-only"):
+        return text == "ipv6-only"
+    try:
+        return boolean(text)
+    except ValueError:
+        return before
+
+
+def _number(name: str) -> str:
+    """What to write instead of the name of a port."""
+    try:
+        return str(socket.getservbyname(name, "tcp"))
+    except (OSError, ValueError):
+        return "its number"
+
+
+def _only_ipv6_by_default() -> bool:
+    """Whether a listener at [::] leaves IPv4 alone, as long as nobody says what it is to do."""
+    try:
+        descriptor = os.open(BINDV6ONLY, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no IPv6 at all
+        return False
+    only = os.read(descriptor, 8).strip() == b"1"
+    os.close(descriptor)
+    return only
 
 
 def _has_ipv6() -> bool:

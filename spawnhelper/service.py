@@ -340,6 +340,11 @@ def _unknown(key: str, secret: str) -> str:
 
 
 def _nearest(key: str, likeness: float = 0.5) -> str:
+    for setting in SETTINGS:
+        elsewhere = setting.origin.replace("=", "").replace(",", "").lower().split()
+        if key.lower() in elsewhere:
+            return f"; did you mean {setting.key}=?"
+
     import difflib  # costs more than the rest of a connection; here nothing is served any more
 
     known = {each.lower(): each for each in KEYS}

@@ -176,7 +176,7 @@ SETTINGS = (
         "The command and its arguments, quoted as in systemd.syntax(7). No shell reads it and "
         "nothing in it is expanded. A first word without a slash is looked up in "
         "/usr/local/sbin, /usr/local/bin, /usr/sbin and /usr/bin.",
-        "spawn(8) argv=",
+        "spawn(8) argv=, systemd.service(5) ExecStart=, xinetd.conf(5) server, server_args",
         required=True,
     ),
     Setting(

@@ -3,6 +3,8 @@ that began with `KEY=TEXT`: what is wrong with it, and what would be right."""
 
 from __future__ import annotations
 
+from spawnhelper.outcome import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ ESCAPES = {
     "'": 39,
     "s": 32,
 }
+PREFIXES = "-@+!:|"  # of ExecStart= in systemd.service(5)
 # What tells a command about its connection, and where the names come from. No file may set one.
 CONNECTION_VARIABLES = (
     "REMOTE_ADDR",  # systemd.exec(5)
@@ -117,6 +120,13 @@ def command_line(text: str) -> list[str]:
     argv = words(text)
     if not argv or not argv[0]:
         raise ValueError("names no command; write the command and its arguments")
+    plain = argv[0].lstrip(PREFIXES)
+    prefix = argv[0].removesuffix(plain)
+    if prefix and (plain.startswith("/") or "/" not in plain):
+        name = ", and Argv0= for another name" if "@" in prefix else ""
+        raise ValueError(
+            f"begins with {prefix}, which has no meaning here; write {shown(plain)}{name}"
+        )
     if "/" in argv[0] and not argv[0].startswith("/"):
         raise ValueError(
             "begins with a relative path; write an absolute one, or a plain name to be looked up"

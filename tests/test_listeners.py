@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import (
@@ -153,6 +155,20 @@ def test_a_service_by_the_name_that_systemd_gives_the_nameless(
         ("[::1]:{port}", "[0::0:1]:{port}", True),
         ("[::1]:{port}", "127.0.0.1:{port}", False),
         ("127.0.0.1:{port}", "127.0.0.2:{port}", False),
+        ("127.0.0.1:{port}", "[::ffff:127.0.0.1]:{port}", True),
+        ("[::]:{port}", "[::ffff:127.0.0.1]:{port}", True),
+        ("[::1]:{port}", "[::ffff:127.0.0.1]:{port}", False),
+        ("0.0.0.0:{port}", "[::]:{port}", True),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=both", True),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=default", True),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=ipv6-only", False),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=yes", False),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=yes\nBindIPv6Only=?", False),
+        ("0.0.0.0:{port}", "[::]:{port}\nBindIPv6Only=no", True),
+        ("0.0.0.0:{port}", "0.0.0.0:{port}\nBindToDevice=lo", True),
+        ("127.0.0.1:{port}\nBindToDevice=lo", "127.0.0.1:{port}", True),
+        ("0.0.0.0:{port}\nBindToDevice=lo", "0.0.0.0:{port}\nBindToDevice=lo", True),
+        ("0.0.0.0:{port}\nBindToDevice=lo", "0.0.0.0:{port}\nBindToDevice=spawn0", False),
         ("127.0.0.1:{port}", "127.0.0.1:1{port}", False),
         ("/run/a.sock", "/run/a.sock", True),
         ("/run/a.sock", "/run/b.sock", False),
@@ -162,6 +178,8 @@ def test_a_service_by_the_name_that_systemd_gives_the_nameless(
 def test_check_knows_what_the_kernel_refuses(
     service: Callable[..., Installed], mine: str, theirs: str, *, clash: bool
 ) -> None:
+    if "spawn0" in theirs and not os.path.exists("/sys/class/net/spawn0"):
+        run("ip", "link", "add", "spawn0", "type", "bridge")
     port = free_port() % 5000 + 1000
     one, other = service(WHO, start=False), service(WHO, start=False)
     for there, place in ((one, mine), (other, theirs)):
@@ -174,6 +192,56 @@ def test_check_knows_what_the_kernel_refuses(
     second = run("systemctl", "start", other.socket_unit, check=False)
     # systemd takes a path away from whoever listens there, without a word.
     assert (second.returncode != 0) == (clash and not theirs.startswith("/"))
+
+
+@pytest.fixture
+def ipv6_only() -> Iterator[None]:
+    sysctl = Path("/proc/sys/net/ipv6/bindv6only")
+    sysctl.write_text("1")
+    yield
+    sysctl.write_text("0")
+
+
+@pytest.mark.usefixtures("ipv6_only")
+@pytest.mark.parametrize(
+    ("line", "clash"),
+    [("", False), ("BindIPv6Only=default", False), ("BindIPv6Only=both", True)],
+)
+def test_check_knows_the_kernels_default(
+    service: Callable[..., Installed], line: str, *, clash: bool
+) -> None:
+    port = free_port()
+    there = service(WHO, start=False)
+    listen_to = f"ListenStream=0.0.0.0:{port}\nListenStream=[::]:{port}\n{line}"
+    there.file.write_text(f"[Socket]\n{listen_to}\n[Spawn]\n{WHO}\n")
+    assert there.check().returncode == (os.EX_CONFIG if clash else 0)
+    run("systemctl", "daemon-reload")
+    started = run("systemctl", "start", there.socket_unit, check=False)
+    assert (started.returncode != 0) == clash
+    if not clash:
+        assert said(("127.0.0.1", port)) == there.name
+
+
+def test_two_lines_of_one_file(service: Callable[..., Installed]) -> None:
+    there = service(WHO, start=False)
+    for first, second, hint in (
+        ("127.0.0.1:4711", "127.0.0.1:4711", ""),
+        ("127.0.0.1:4711", "0.0.0.0:4711", ""),
+        ("0.0.0.0:4711", "[::]:4711", ", or write BindIPv6Only=ipv6-only for [::]"),
+        ("4711", "127.0.0.1:4711", ", or write BindIPv6Only=ipv6-only for [::]"),
+    ):
+        listen_to = f"ListenStream={first}\nListenStream={second}"
+        there.file.write_text(f"[Socket]\n{listen_to}\n[Spawn]\n{WHO}\n")
+        assert there.check().stderr == (
+            f"{there.file}:3: ListenStream={second} is where this service listens already "
+            f"({there.file}:2); remove one of the two lines{hint}\n"
+        )
+    other = service(WHO, address=("0.0.0.0", 4711), start=False)
+    there.file.write_text(f"[Socket]\nListenStream=4711\n[Spawn]\n{WHO}\n")
+    assert there.check().stderr == (
+        f"{there.file}:2: ListenStream=4711 is where {other.name} listens ({other.file}:2); give "
+        "each service an address of its own, or write BindIPv6Only=ipv6-only for [::]\n"
+    )
 
 
 def test_an_address_that_no_file_has_any_more(service: Callable[..., Installed]) -> None:

@@ -27,6 +27,7 @@ from conftest import (
 pytestmark = in_machine
 
 TRUE = "Argv=/bin/true"
+NEED_ROOT = "or see SERVICES THAT NEED ROOT in spawnhelper(8)"
 EX_NOINPUT, EX_NOUSER, EX_UNAVAILABLE, EX_CONFIG = 66, 67, 69, 78
 PATH_IN_WORDS = "/usr/local/sbin, /usr/local/bin, /usr/sbin, /usr/bin"
 
@@ -76,41 +77,56 @@ def exit_status(record: dict[str, Any]) -> int:
     return int(entry["EXIT_STATUS"])
 
 
+def _port(name: str) -> str:
+    """What to write instead of the name; a small machine has no list of them."""
+    try:
+        return str(socket.getservbyname(name, "tcp"))
+    except OSError:
+        return "its number"
+
+
 CASES = {
     "root": (
         "User=root:users\n" + TRUE,
         4,
-        "User= is uid 0; no command runs as root, name another account",
+        "User= is uid 0; no command runs as root, name another account, " + NEED_ROOT,
         EX_CONFIG,
     ),
     "uid 0 by another name": (
         "User=spawn-toor\n" + TRUE,
         4,
-        "User= is uid 0; no command runs as root, name another account",
+        "User= is uid 0; no command runs as root, name another account, " + NEED_ROOT,
         EX_CONFIG,
     ),
     "uid 0 by number": (
         "User=0:users\n" + TRUE,
         4,
-        "User= is uid 0; no command runs as root, name another account",
+        "User= is uid 0; no command runs as root, name another account, " + NEED_ROOT,
+        EX_CONFIG,
+    ),
+    "root's user and group": (
+        "User=0:0\n" + TRUE,
+        4,
+        "User= is uid 0; no command runs as root, name another account, " + NEED_ROOT,
         EX_CONFIG,
     ),
     "gid 0": (
         "User=spawn-root-group\n" + TRUE,
         4,
-        "User= gives gid 0; no command runs as root's group, name another",
+        "User= gives gid 0; no command runs as root's group, name another, " + NEED_ROOT,
         EX_CONFIG,
     ),
     "gid 0 in Group=": (
         "User=spawn-fine\nGroup=0\n" + TRUE,
         5,
-        "Group= gives gid 0; no command runs as root's group, name another",
+        "Group= gives gid 0; no command runs as root's group, name another, " + NEED_ROOT,
         EX_CONFIG,
     ),
     "gid 0 among the supplementary groups": (
         "User=spawn-fine\nSupplementaryGroups=users root\n" + TRUE,
         5,
-        "SupplementaryGroups= gives gid 0; no command runs as root's group, name another",
+        "SupplementaryGroups= gives gid 0; no command runs as root's group, name another, "
+        + NEED_ROOT,
         EX_CONFIG,
     ),
     "uid -1": (
@@ -128,8 +144,7 @@ CASES = {
     "Postfix's own account": (
         "User=postfix\n" + TRUE,
         4,
-        "User= is uid {postfix.pw_uid}, and RefuseUsers= refuses postfix; name another account"
-        " (and 1 more: spawnctl check {file})",
+        "User= is uid {postfix.pw_uid}, and RefuseUsers= refuses postfix; name another account",
         EX_CONFIG,
     ),
     "Postfix's uid by another name": (
@@ -218,6 +233,18 @@ CASES = {
         f"User=nobody\n{TRUE}\nTimeLimt=5s",
         6,
         "unknown key TimeLimt= in [Spawn]; did you mean TimeLimit=?",
+        EX_CONFIG,
+    ),
+    "a key of systemd": (
+        f"User=nobody\n{TRUE}\nExecStart=/bin/true",
+        6,
+        "unknown key ExecStart= in [Spawn]; did you mean Argv=?",
+        EX_CONFIG,
+    ),
+    "a key of xinetd": (
+        f"User=nobody\n{TRUE}\nserver_args = -x",
+        6,
+        "unknown key server_args= in [Spawn]; did you mean Argv=?",
         EX_CONFIG,
     ),
     "a key like no other": (
@@ -487,6 +514,18 @@ def test_names_that_make_no_service() -> None:
         *(
             (f"ListenStream={place}", f"ListenStream={place} has no port from 1 to 65535")
             for place in ("127.0.0.1:70000", "127.0.0.1:0", "127.0.0.1:020037", "1234567", "²")
+        ),
+        *(
+            (
+                f"ListenStream={place}",
+                f"ListenStream={place} has a name for a port, and names are not known; "
+                f"write {number}",
+            )
+            for place, number in (
+                ("ftp", _port("ftp")),
+                ("[::1]:http-alt", _port("http-alt")),
+                ("127.0.0.1:no-such-port", "its number"),
+            )
         ),
         *(
             (

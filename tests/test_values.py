@@ -216,6 +216,17 @@ BAD: dict[str, list[tuple[str, str]]] = {
             "bin/x",
             "begins with a relative path; write an absolute one, or a plain name to be looked up",
         ),
+        *(
+            (f"{prefix}{name} x", f"begins with {prefix}, which has no meaning here; write {right}")
+            for prefix, name, right in (
+                ("-", "/bin/x", "/bin/x"),
+                ("+", "x", "x"),
+                ("!!", "/bin/x", "/bin/x"),
+                (":", "/bin/x", "/bin/x"),
+                ("@", "/bin/x", "/bin/x, and Argv0= for another name"),
+                ("-@", "/bin/x", "/bin/x, and Argv0= for another name"),
+            )
+        ),
         ("/bin/", "names a folder; write the path of a program"),
         ("x 'y", "has a quote that is not closed; add the closing '"),
         (r"x \q", r"has an unknown escape; write \\ for a backslash"),
