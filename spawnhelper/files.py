@@ -96,7 +96,7 @@ def check_folders(file: str) -> None:
     """Refuses folders of drop-ins in which others could put one, or a mask."""
     for folder in _drop_in_folders(file):
         if _is_folder(folder):
-            sentence = _distrust(folder, listed=True)
+            sentence = distrust_way(folder, listed=True)
             if sentence:
                 raise misconfigured(Problem(folder, None, sentence))
 
@@ -120,7 +120,7 @@ def trusted_text(file: str) -> bytes:
 
 def distrust(file: str, descriptor: int) -> str:
     """Who else than root, or who runs this, can decide what is in the open file; "" for nobody."""
-    return _fault("it", os.fstat(descriptor)) or _distrust(file)
+    return _fault("it", os.fstat(descriptor)) or distrust_way(file)
 
 
 def text(file: str) -> bytes:
@@ -147,10 +147,11 @@ def _open(file: str) -> int:
     raise misconfigured(Problem(file, None, "this is not a regular file; replace it by one"))
 
 
-def _distrust(path: str, *, listed: bool = False) -> str:
-    """The same of what leads there: of every folder, for who can rename one of them can have
-    another in its place, and of every link. A folder with the sticky bit is no harm to what others
-    have in it, unless it is itself the path, and listed: then any file in it counts."""
+def distrust_way(path: str, *, listed: bool = False) -> str:
+    """Who else can put something in the place of what is there; "" for nobody. It is about every
+    folder on the way, for who can rename one of them can have another in its place, and every link.
+    A folder with the sticky bit is no harm to what others have in it, unless it is itself the path,
+    and listed: then any file in it counts."""
     lookups = walk(path if path.startswith("/") else f"{os.getcwd()}/{path}")
     folders = dict.fromkeys(map(_folder_of, lookups), True)
     if listed:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 
 from spawnhelper import files, listeners, service, values
+from spawnhelper.ctl import rules, slips, trust
 from spawnhelper.outcome import Problem, shown
 from spawnhelper.service import Service
 
@@ -29,6 +30,9 @@ def of(settings: Service, file: str) -> list[Problem]:
         *_opened_streams(settings),
         *_warnings(settings),
         *_asking(settings),
+        *rules.of(settings, file),
+        *trust.of(settings),
+        *slips.of(settings),
     ]
 
 
