@@ -185,6 +185,19 @@ def test_what_is_in_the_file(
     )
 
 
+def test_files_that_are_there_to_be_waited_for(
+    service: Callable[..., Installed], make: Make, folder: Path
+) -> None:
+    """The look neither waits for a writer, nor reads to an end that is far away."""
+    os.mkfifo(folder / "fifo")
+    (folder / "fifo").chmod(0o755)
+    program = make("program", f"#!{folder}/fifo\n")
+    there = service(f"User=nobody\nArgv={program}")
+    said(there, f"Argv={program}: its #! line names {folder}/fifo: this is not a regular file")
+    os.truncate(make("program", ""), 100 << 30)
+    said(there, f"Argv={program}: {NO_PROGRAM}")
+
+
 def test_a_loader_that_is_none(service: Callable[..., Installed], make: Make) -> None:
     data = make("data", "", 0o644)
     text = make("text", "#!/bin/sh\n")

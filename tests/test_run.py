@@ -138,6 +138,17 @@ def test_as_an_ordinary_user(folder: Path) -> None:
 
 @in_machine
 @pytest.mark.usefixtures("alice")
+def test_why_an_ordinary_users_command_does_not_start(folder: Path) -> None:
+    program = folder / "program"
+    program.write_text("#!/bin/sh\r\n", newline="")
+    program.chmod(0o755)
+    with serving(folder, f"User={USER}\nArgv={program}", user=USER) as (there, port):
+        assert talk(port) == b""
+        assert until(lambda: "save it with Unix line ends" in there.said())
+
+
+@in_machine
+@pytest.mark.usefixtures("alice")
 def test_an_ordinary_user_cannot_serve_others(folder: Path) -> None:
     file = folder / "x.conf"
     file.write_text("[Socket]\nListenStream=9999\n[Spawn]\nUser=nobody\nArgv=/bin/true\n")
