@@ -6,6 +6,7 @@ a control group, the table of processes. Each test is named after what it was th
 
 from __future__ import annotations
 
+import operator
 import platform
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    SLACK,
     Installed,
     connection_units,
     in_machine,
+    main_pid,
     python,
     read_all,
     run,
@@ -61,19 +64,19 @@ def scratch() -> None:
     SCRATCH.chmod(0o1777)
 
 
-def helper() -> str:
+def helper() -> int:
     """The pid of the one connection's helper."""
     (unit,) = until(connection_units)
-    return run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
+    return main_pid(unit)
 
 
-def spent(pid: str) -> int:
+def spent(pid: int) -> int:
     """The processor time of a process, in ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
-def share_of_a_core(pid: str, seconds: float) -> float:
+def share_of_a_core(pid: int, seconds: float) -> float:
     """What the process takes of one, as long as that."""
     before, begun = spent(pid), time.monotonic()
     time.sleep(seconds)
@@ -84,7 +87,7 @@ def share_of_a_core(pid: str, seconds: float) -> float:
 def test_children_without_end_switched_off_the_time_limit(
     service: Callable[..., Installed],
 ) -> None:
-    limits = "TimeLimit=4s\nKillDelay=1s\nLimitNPROC=2000\n"  # the dead count, too
+    limits = "TimeLimit=9s\nKillDelay=1s\nLimitNPROC=2000\n"  # the dead count, too
     there = service(f"User=nobody\n{limits}{python(SCRATCH, FLOOD)}")
     with there.connect() as client:
         assert client.recv(3) == b"on\n"
@@ -92,7 +95,7 @@ def test_children_without_end_switched_off_the_time_limit(
         assert read_all(client) == b""
     record = there.record()
     assert (record["SPAWN_RESULT"], record["EXIT_STATUS"]) == ("time-limit", "KILL")
-    assert 5_000_000 <= int(record["SPAWN_DURATION_USEC"]) < 20_000_000
+    assert 10 <= int(record["SPAWN_DURATION_USEC"]) / 1e6 < 10 + SLACK
     assert int(record["SPAWN_KILLED"]) >= 6
 
 
@@ -116,7 +119,7 @@ def test_the_clients_socket_had_options_set(
     """A timeout that had the helper wait in splice(2), and a place to peek at that had it spin and
     overlook that the client sent too much (SO_RCVTIMEO, SO_PEEK_OFF)."""
     code = (
-        "import os, socket, time\n"
+        "import os, socket, sys, time\n"
         "for number in range(3):\n"
         "    try:\n"
         "        s = socket.socket(fileno=os.dup(number))\n"
@@ -125,15 +128,19 @@ def test_the_clients_socket_had_options_set(
         "    except OSError as error:\n"
         "        os.write(1, f'{error.errno} '.encode())\n"
         "os.write(1, os.read(0, 5))\n"
-        "time.sleep(4)\n"
+        "while os.path.exists(sys.argv[1]): time.sleep(0.05)\n"
         "os.write(1, os.read(0, 5) + b'.')\n"
     )
-    there = service(f"User=nobody\nSizeLimit=5\n{python(SCRATCH, code)}", address=address)
+    mark = SCRATCH / "measured"
+    mark.touch()
+    argv = f"{python(SCRATCH, code).rstrip()} {mark}\n"
+    there = service(f"User=nobody\nSizeLimit=5\n{argv}", address=address)
     with there.connect() as client:
         client.sendall(b"1234567890")
         answer = b"88 88 88 12345"  # ENOTSOCK
         assert b"".join(client.recv(1) for _ in answer) == answer
         assert share_of_a_core(helper(), 1.5) <= 0.1
+        mark.unlink()
         assert read_all(client) == b"."
     assert there.record()["SPAWN_RESULT"] == "size-limit"
 
@@ -174,7 +181,7 @@ def test_a_close_was_a_reset(service: Callable[..., Installed]) -> None:
     there = service(f"User=nobody\n{python(SCRATCH, code)}")
     with there.connect() as client:
         client.sendall(b"unread")
-        assert until(lambda: not commands())
+        until(commands, holds=operator.not_)
         assert len(read_all(client)) == 3 << 20
     assert there.record()["SPAWN_RESULT"] == "success"
 

@@ -113,7 +113,7 @@ def test_a_reset_while_it_lingers(service: Callable[..., Installed]) -> None:
     assert read_all(client) == b"1\n"
     reset(client)
     assert there.record()["SPAWN_RESULT"] == "size-limit"
-    assert until(lambda: not connection_units())
+    until_over()
     assert time.monotonic() - begun < 5, "a client that stays is waited for that long"
 
 
@@ -296,7 +296,7 @@ def test_listeners_at_the_limit_of_names(service: Callable[..., Installed]) -> N
         with connect(plain) as client:
             assert read_all(client) == f"{address}\n".encode()
         assert there.record()["SPAWN_LOCAL_ADDR"] == address
-        assert until(lambda: not connection_units())
+        until_over()
     long = service("User=nobody\nArgv=/bin/true", address="@" + "a" * 107, start=False)
     sentence = "is longer than the 107 bytes of a socket's path"
     assert re.search(rf"ListenStream=@a+\.\.\. {sentence}", long.check().stderr)
@@ -307,7 +307,7 @@ def test_a_flood_of_clients_that_do_nothing(service: Callable[..., Installed]) -
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(there.connect())
-        assert until(lambda: len(connection_units()) == 50)
+        until(lambda: len(connection_units()) == 50)
     records = there.records(50)
     assert {record["SPAWN_RESULT"] for record in records} <= {"success", "exit-code"}
     assert there.talk(b"next") == b"next"

@@ -357,7 +357,7 @@ def test_standard_error_in_the_journal_is_found_by_the_records_unit(
         return [each["MESSAGE"] for each in found]
 
     unit = f"--unit={record['SPAWN_UNIT']}"
-    assert until(lambda: lines(unit) == ["one", "two"]), lines(unit)
+    until(lambda: lines(unit), holds=lambda said: said == ["one", "two"])
     assert lines(f"_PID={record['SPAWN_PID']}", "-b", "-t", "python3")[-2:] == ["one", "two"]
 
 

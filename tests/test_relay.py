@@ -25,6 +25,7 @@ from conftest import (
     stop_connection,
     systemd_version,
     until,
+    until_over,
 )
 
 pytestmark = in_machine
@@ -131,7 +132,7 @@ def test_a_client_that_never_stops_sending_is_let_go(service: Callable[..., Inst
     with there.connect() as client:
         assert 16 << 20 <= sent_until_reset(client, 1 << 30) < 1 << 30
     assert outcome(there.record()) == ("size-limit", "0", "1000")
-    assert until(lambda: not connection_units())
+    until_over()
 
 
 def sent_until_reset(client: socket.socket, most: int) -> int:
@@ -159,7 +160,7 @@ def test_a_client_that_stays_is_let_go_after_5_seconds(service: Callable[..., In
         assert read_all(client) == b"2\n"
         assert time.monotonic() - begun < 5, "the end itself is not late"
         assert outcome(there.record()) == ("size-limit", "0", "2"), "nor is the record"
-        assert until(lambda: not connection_units())
+        until_over()
     assert 5 <= time.monotonic() - begun < 5 + SLACK
 
 
@@ -392,7 +393,7 @@ def test_idle_limit_of_a_path_with_a_relay(service: Callable[..., Installed]) ->
     assert outcome(record) == ("idle-limit", "TERM", "3")
     assert record["SPAWN_BYTES_OUT"] == "20"
     if systemd_version() < 258:
-        assert until(lambda: not connection_units())
+        until_over()
     there.write(f"User=nobody\nIdleLimit=2s\nSizeLimit=infinity\n{COUNT}")
     assert there.check().returncode == 78, "without a limit there is no relay"
     there.write("User=nobody\nIdleLimit=2s\nSizeLimit=1G\nArgv=/bin/cat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 import socket
@@ -108,7 +109,7 @@ def test_a_turn_ends_with_its_command(service: Callable[..., Installed]) -> None
     there = service("User=nobody\nMaxCommands=1\nArgv=/bin/sh -c 'head -c 500000 /dev/zero'")
     slow = [there.connect() for _ in range(4)]  # whose helpers stay for a minute
     assert [client.recv(1) for client in slow] == [b"\0"] * 4
-    assert until(lambda: not waiting(there))
+    until(lambda: waiting(there), holds=operator.not_)
     assert len(connection_units()) == 4
     there.write("User=nobody\nMaxCommands=1\nSizeLimit=10\nArgv=/usr/bin/wc -c")
     over = there.connect()  # whose helper reads on, as long as that comes to something

@@ -237,7 +237,7 @@ def test_what_cannot_listen_is_tried_every_ten_seconds_in_few_lines(
         return len(attempts(there)) >= 4
 
     for there in services.values():
-        assert until(partial(tried, there), 120), there.file.read_text()
+        until(partial(tried, there), 2 * PATIENCE)
     for cause, there in services.items():
         said = [
             entry
@@ -265,10 +265,10 @@ def test_a_listener_that_fails_again_at_once_comes_back_each_time(
 
     times = 20
     for _ in range(times):
-        assert until(lambda: made_to_fail(there)), there.state()
+        until(lambda: made_to_fail(there))
     matches = (f"SPAWN_SERVICE={there.name}", "SPAWN_RESULT=listening-again")
-    assert until(lambda: len(journal(*matches)) == times), len(journal(*matches))
-    assert until(lambda: there.state() == "active")
+    until(lambda: len(journal(*matches)), holds=lambda count: count == times)
+    until(there.state, holds=lambda state: state == "active")
 
 
 def made_to_fail(there: Installed) -> bool:
@@ -389,7 +389,7 @@ def test_connections_above_the_limit_of_one_source(
     for _ in range(3):
         with opened() as alone:
             assert served(alone)
-        assert until(lambda: not connection_units())
+        until_over()
     assert not Path(f"/run/spawn/refused/{there.name}").exists()
     with opened() as one, opened() as two:
         assert served(one)

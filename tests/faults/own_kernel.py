@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import load
 import pytest
-from conftest import SLACK, Installed, connection_units, in_machine, journal, run, until
+from conftest import SLACK, Installed, connection_units, in_machine, journal, run, until, until_over
 from load import CAT, ends
 
 pytestmark = [
@@ -122,7 +122,7 @@ def test_a_command_is_out_of_memory(
     assert there.talk() == b""
     record = there.record()
     assert (record["SPAWN_RESULT"], record["EXIT_STATUS"]) == ("signal", "KILL")
-    assert until(lambda: not connection_units())
+    until_over()
     said = [entry["MESSAGE"] for entry in journal("_PID=1", f"UNIT={record['SPAWN_UNIT']}")]
     assert any("OOM killer" in line for line in said), said
     assert not any("Failed" in line for line in said), said
