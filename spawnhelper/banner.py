@@ -8,7 +8,7 @@ import time
 
 from spawnhelper import files
 from spawnhelper.outcome import REFUSED, Refusal, misconfigured, shown
-from spawnhelper.patience import NSEC_PER_MSEC, until_ready
+from spawnhelper.wait import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from spawnhelper.inherited import Connection
     from spawnhelper.service import Service
+    from spawnhelper.signals import Signals
 else:
     import _socket as socket
     import posix as os
@@ -25,10 +26,10 @@ LONGEST = 1 << 16
 SEND_TIME = 5  # seconds
 
 
-def greet(service: Service, connection: Connection) -> None:
+def greet(service: Service, connection: Connection, signals: Signals) -> None:
     """Sends Banner=; a Refusal where the client does not take it."""
     assert service.banner is not None
-    if not send(connection, text(service, "Banner", service.banner)):
+    if not send(connection, text(service, "Banner", service.banner), signals):
         sentence = f"Banner= was not taken by the client within {SEND_TIME}s"
         raise Refusal(REFUSED, os.EX_OK, problems=(service.problem("Banner", sentence),))
 
@@ -42,6 +43,8 @@ def for_refused(service: Service) -> bytes:
 
 def text(service: Service, key: str, path: str) -> bytes:
     """The content of a banner's file; a Refusal where there is none that could be sent."""
+    if key in service.banners:
+        return service.banners[key]
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
@@ -63,7 +66,7 @@ def text(service: Service, key: str, path: str) -> bytes:
     return found
 
 
-def send(connection: Connection, octets: bytes) -> bool:
+def send(connection: Connection, octets: bytes, signals: Signals) -> bool:
     """Whether the client took it in time; one that is gone took it.
 
     Raises Refusal when the unit is stopped meanwhile.
@@ -72,7 +75,7 @@ def send(connection: Connection, octets: bytes) -> bool:
     client = connection.socket
     try:
         while octets:
-            if not until_ready(client.fileno(), select.POLLOUT, deadline):
+            if not until_ready(client.fileno(), select.POLLOUT, deadline, signals):
                 return False
             count = client.send(octets, socket.MSG_DONTWAIT)
             connection.written += count

@@ -11,13 +11,13 @@ from posix import environ
 
 from spawnhelper import files
 from spawnhelper.identity import Acting, drop
-from spawnhelper.outcome import NOTICE, RESOURCES, Refusal, misconfigured, shown
+from spawnhelper.outcome import EXEC_FAILED, NOTICE, RESOURCES, Refusal, misconfigured, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import signal
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
     from typing import NoReturn
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from spawnhelper.inherited import Connection
     from spawnhelper.service import Service
     from spawnhelper.values import Directory
+
+    Limits = Mapping[str, tuple[int, int, int]]  # by key: the kernel's number, soft, hard
 else:
     import _signal as signal  # signal.py builds enumerations: half an interpreter start
     import posix as os
@@ -37,9 +39,8 @@ NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
 # MaxConnections= has by default just fit in.
 WIDE = 1 << 18
 GIVEN_WAY = 0.02  # seconds
+IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # by the interpreter
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-AWAITED = (signal.SIGCHLD, *STOPS)  # what the wait for the command's end is for
 
 
 class Streams:
@@ -58,16 +59,29 @@ class Streams:
             self.input = os.pipe2(os.O_CLOEXEC)
             self.output = os.pipe2(os.O_CLOEXEC)
 
+    def close_theirs(self) -> None:
+        """Leaves the command's ends to the command."""
+        if self.input is not None and self.output is not None:
+            os.close(self.input[0])
+            os.close(self.output[1])
+
+    def close_ours(self) -> None:
+        """Closes ours, where there is no command."""
+        if self.input is not None and self.output is not None:
+            os.close(self.input[1])
+            os.close(self.output[0])
+
 
 class Process:
     """The forked child. started: CLOCK_MONOTONIC in nanoseconds. failure: a pipe that ends without
     a byte once the command runs, and otherwise has `ERRNO KEY=WHAT: WHY`, of the KEY that is to be
-    blamed, if any. input, output: our ends of its Streams, None where it has the socket."""
+    blamed, if any; None where the command runs already. input, output: our ends of its Streams,
+    None where it has the socket."""
 
     __slots__ = ("_identity", "failure", "input", "output", "pid", "started")
 
     def __init__(
-        self, pid: int, started: int, failure: int, streams: Streams, identity: Identity
+        self, pid: int, started: int, failure: int | None, streams: Streams, identity: Identity
     ) -> None:
         self.pid = pid
         self.started = started
@@ -82,6 +96,18 @@ class Process:
         touches; and while the command gets to its answer, both may share one core."""
         if self.input is None:  # or the command waits for what this process hands on
             signal.sigtimedwait((signal.SIGCHLD,), GIVEN_WAY)
+
+    def close_input(self) -> None:
+        """Ends what the command gets."""
+        if self.input is not None:
+            os.close(self.input)
+        self.input = None
+
+    def close_output(self) -> None:
+        """Takes nothing more of what the command puts out."""
+        if self.output is not None:
+            os.close(self.output)
+        self.output = None
 
     def widen(self, pipe: int) -> None:
         """Gives a pipe of the command more room, unless there are too many pipes for somebody
@@ -99,16 +125,6 @@ def without_library(error: ImportError) -> Refusal:
     """The Refusal where python3-prctl is not there, or broken."""
     sentence = f"the library {error.name or error} is missing; install python3-prctl"
     return Refusal(RESOURCES, os.EX_UNAVAILABLE, sentence)
-
-
-def hold_signals() -> None:
-    """Keeps what the wait is for pending until there is a wait."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
-
-
-def hold_stops() -> None:
-    """Keeps a stop pending again, for whoever looks for one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
 
 def find(service: Service) -> str:
@@ -164,14 +180,23 @@ def environment(service: Service, connection: Connection) -> dict[str, str]:
     return found | service.environment | connection.variables() | {"SPAWN_SERVICE": service.name}
 
 
-def start(service: Service, identity: Identity, connection: Connection, program: str) -> Process:
+def start(
+    service: Service,
+    identity: Identity,
+    connection: Connection,
+    program: str,
+    limits: Limits | None = None,
+) -> Process:
     """Forks the command; a Refusal where that is not possible.
 
-    From here on whatever the command leaves behind is handed to this process (prctl(2),
-    PR_SET_CHILD_SUBREAPER), which can then end and account for all of it.
+    limits: of a process that has taken on all that the command is to be; None where this is root's,
+    and the child takes it on. From here on whatever the command leaves behind is handed to this
+    process (prctl(2), PR_SET_CHILD_SUBREAPER), which can then end and account for all of it.
     """
     variables = environment(service, connection)
-    limits = _limits(service)
+    taken = limits is not None
+    if limits is None:
+        limits = limits_of(service)
     try:
         import _prctl
     except ImportError as error:
@@ -183,18 +208,111 @@ def start(service: Service, identity: Identity, connection: Connection, program:
         started = time.monotonic_ns()
         pid = os.fork()
     except OSError as error:
-        sentence = f"no process can be started: {error.strerror}"
-        raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None
+        raise _no_process(error) from None
     if pid == 0:
-        _become(
-            service, identity, connection.socket.fileno(), streams, program, variables, limits, told
-        )
+        client = connection.socket.fileno()
+        _become(service, identity, client, streams, program, variables, limits, told, taken)
     os.close(told)
-    if streams.input is not None:
-        os.close(streams.input[0])
-    if streams.output is not None:
-        os.close(streams.output[1])
+    streams.close_theirs()
     return Process(pid, started, failure, streams, identity)
+
+
+def spawn(service: Service, identity: Identity, connection: Connection, program: str) -> Process:
+    """Starts the command from a process that has taken on all that it is to be, without a copy of
+    that process (posix_spawn(3)); a Refusal where that is not possible. It can set no limits."""
+    variables = environment(service, connection)
+    client = connection.socket.fileno()
+    try:
+        streams = Streams(service, identity)
+    except OSError as error:
+        raise _no_process(error) from None
+    source = client if streams.input is None else streams.input[0]
+    output = client if streams.output is None else streams.output[1]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_DUP2, descriptor, target)
+        for descriptor, target in ((source, 0), (output, 1))
+    ]
+    if service.standard_error == "null":
+        actions.append((os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_RDWR, 0))
+    else:
+        actions.append((os.POSIX_SPAWN_DUP2, output, 2))
+    key, what = "WorkingDirectory", service.working_directory.path or identity.home
+    started = time.monotonic_ns()
+    try:
+        _enter(service.working_directory, identity.home)
+        key, what = "Argv", program
+        pid = os.posix_spawn(
+            program,
+            _argv(service),
+            variables,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=IGNORED,
+        )
+    except OSError as error:
+        streams.close_ours()
+        import errno
+
+        if error.errno in (errno.EAGAIN, errno.ENOMEM):
+            raise _no_process(error) from None
+        raise not_started(f"{error.errno} {key}={shown(what)}: {error.strerror}") from None
+    finally:
+        streams.close_theirs()
+    return Process(pid, started, None, streams, identity)
+
+
+def _no_process(error: OSError) -> Refusal:
+    return Refusal(RESOURCES, os.EX_OSERR, f"no process can be started: {error.strerror}")
+
+
+def _argv(service: Service) -> list[str]:
+    return [service.argv[0] if service.argv0 is None else service.argv0, *service.argv[1:]]
+
+
+def not_started(told: str) -> Refusal:
+    """The Refusal for a command that did not start. told: `ERRNO KEY=WHAT: WHY`; what that comes to
+    only root can find out (reasons.py)."""
+    return Refusal(EXEC_FAILED, os.EX_UNAVAILABLE, told)
+
+
+def take_on(service: Service, identity: Identity, limits: Limits) -> Iterator[tuple[str, str]]:
+    """Has this process become what the command is to be, step by step; before each step it gives
+    the key and the value that it is about. Needs root, and ends without any of it.
+
+    What needs a file of the machine comes before the root is changed, what needs root before the
+    drop.
+    """
+    import _prctl
+
+    if service.nice is not None:
+        yield "Nice", str(service.nice)
+        os.setpriority(os.PRIO_PROCESS, 0, service.nice)
+    if service.oom_score_adjust is not None:
+        yield "OOMScoreAdjust", str(service.oom_score_adjust)
+        _write("/proc/self/oom_score_adj", str(service.oom_score_adjust))
+    for key, (which, _, hard) in limits.items():
+        import resource
+
+        yield key, service.given[key][-1].value
+        _allow(resource, which, hard)
+    if service.root_directory is not None:
+        yield "RootDirectory", service.root_directory
+        os.chroot(service.root_directory)
+        os.chdir("/")
+    yield "User", identity.user
+    drop(identity)
+    if service.no_new_privileges:
+        yield "NoNewPrivileges", "yes"
+        _prctl.prctl(_prctl.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def reset_signals() -> None:
+    """Has every signal be what it is by default, and none blocked."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) != signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _become(
@@ -204,49 +322,26 @@ def _become(
     streams: Streams,
     program: str,
     variables: Mapping[str, str],
-    limits: Mapping[str, tuple[int, int, int]],
+    limits: Limits,
     told: int,
+    taken: bool,
 ) -> NoReturn:
-    """The child's steps, in order. What needs a file of the machine comes before the root is
-    changed, what needs root before the drop. The streams come late: before them nothing that this
-    process might print can reach the client, and behind them it makes system calls only."""
+    """The child's steps, in order. The streams come late: before them nothing that this process
+    might print can reach the client, and behind them it makes system calls only."""
     key, what, number = "", "starting a session", 0
     try:
-        import _prctl
-
         os.setsid()
         what = "resetting signals"
-        for number in signal.valid_signals():
-            if signal.getsignal(number) != signal.SIG_DFL:
-                signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        reset_signals()
         os.umask(service.umask)
         key, what = "StandardError", service.standard_error
         output = client if streams.output is None else streams.output[1]
         errors = _standard_error(service, identity, output)
-        if service.nice is not None:
-            key, what = "Nice", str(service.nice)
-            os.setpriority(os.PRIO_PROCESS, 0, service.nice)
-        if service.oom_score_adjust is not None:
-            key, what = "OOMScoreAdjust", str(service.oom_score_adjust)
-            _write("/proc/self/oom_score_adj", what)
-        if limits:
-            import resource
-
+        if not taken:
             key, what = "LimitNOFILE", NR_OPEN
-            limits = _within_nr_open(limits)
-            for key, (which, _, hard) in limits.items():
-                what = service.given[key][-1].value
-                _allow(resource, which, hard)
-        if service.root_directory is not None:
-            key, what = "RootDirectory", service.root_directory
-            os.chroot(service.root_directory)
-            os.chdir("/")
-        key, what = "User", identity.user
-        drop(identity)
-        if service.no_new_privileges:
-            key, what = "NoNewPrivileges", "yes"
-            _prctl.prctl(_prctl.PR_SET_NO_NEW_PRIVS, 1)
+            limits = within_nr_open(limits)
+            for step in take_on(service, identity, limits):
+                key, what = step  # a failure is about the last of them
         key, what = "WorkingDirectory", service.working_directory.path or identity.home
         _enter(service.working_directory, identity.home)
         key, what = "", "taking the streams"
@@ -254,11 +349,12 @@ def _become(
         for target, descriptor in ((0, source), (1, output), (2, errors)):
             os.dup2(descriptor, target)
         for key, (which, soft, hard) in limits.items():
+            import resource
+
             what = service.given[key][-1].value
             resource.setrlimit(which, (soft, hard))
         key, what = "Argv", program
-        argv0 = service.argv[0] if service.argv0 is None else service.argv0
-        os.execve(program, [argv0, *service.argv[1:]], variables)
+        os.execve(program, _argv(service), variables)
     except OSError as error:
         number, reason = error.errno or 0, error.strerror
     except ValueError as error:  # a limit beyond what this process may give
@@ -271,7 +367,7 @@ def _become(
         os._exit(os.EX_OSERR)
 
 
-def _limits(service: Service) -> dict[str, tuple[int, int, int]]:
+def limits_of(service: Service) -> Limits:
     """The resource limits that are set, as the kernel's number of each, soft and hard, by its key.
     The module is loaded here: the child would have to copy each page that this touches."""
     wanted = service.limits()
@@ -285,9 +381,7 @@ def _limits(service: Service) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def _within_nr_open(
-    limits: Mapping[str, tuple[int, int, int]],
-) -> Mapping[str, tuple[int, int, int]]:
+def within_nr_open(limits: Limits) -> Limits:
     """What infinity is for descriptors: what the kernel has at most for one process, as systemd
     understands it."""
     if "LimitNOFILE" not in limits:

@@ -11,12 +11,13 @@ import select
 import time
 
 from spawnhelper.outcome import IDLE_LIMIT, TIME_LIMIT, Refusal
-from spawnhelper.patience import NSEC_PER_MSEC, until_any
+from spawnhelper.wait import NSEC_PER_MSEC, milliseconds_until, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from spawnhelper.inherited import Connection
     from spawnhelper.relay import Relay
+    from spawnhelper.signals import Signals
     from spawnhelper.supervise import Supervision
     from spawnhelper.traffic import Meter
 
@@ -59,8 +60,8 @@ AFTER_REFUSAL = Bound(500 * NSEC_PER_MSEC, 500 * NSEC_PER_MSEC, 1 << 20)
 class Delivery:
     """The delivery of one answer, once nothing of the command is left.
 
-    read: bytes of the client that were thrown away. stopped: whether the unit is. patience:
-    nanoseconds without progress after which the client counts as gone.
+    read: bytes of the client that were thrown away. patience: nanoseconds without progress after
+    which the client counts as gone.
     """
 
     def __init__(
@@ -71,7 +72,6 @@ class Delivery:
         supervision: Supervision,
     ) -> None:
         self.read = 0
-        self.stopped = supervision.stopped
         self.patience = STALLED
         idle_limit = supervision.service.idle_limit
         if idle_limit is not None:
@@ -82,6 +82,7 @@ class Delivery:
         self._relay = relay
         self._meter = meter
         self._client = connection.socket.fileno()
+        self._signals = supervision.signals
         self._open = True  # the client may send more
 
     def deliver(self) -> int:
@@ -101,7 +102,7 @@ class Delivery:
             settled = settled or (last is None and not owed and not self.read)
             if state != last:
                 last, moved_on, pause = state, now, FIRST_PAUSE
-            patience = LAST_MOMENT if self.stopped else self.patience
+            patience = LAST_MOMENT if self._signals.stopped else self.patience
             late = now - moved_on >= patience or now - begun >= LONGEST
             if self._ended() and (settled or late):
                 return self._lost() + owed
@@ -112,11 +113,11 @@ class Delivery:
             self._pause(now + pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def linger(self) -> None:
-        """Lets a client that is still sending come to its end."""
+    @property
+    def sending(self) -> bool:
+        """Whether the client has sent what nobody wanted, and may go on."""
         over = self._relay is not None and self._relay.over
-        if (self.read or over) and self._open and not self.stopped:
-            linger(self._connection, AFTER_ANSWER)
+        return self._open and (self.read > 0 or over)
 
     def _ended(self) -> bool:
         """Whether the client's side has been sent all that it will be."""
@@ -154,13 +155,16 @@ class Delivery:
             awaited[self._client] = select.POLLIN
         if not self._ended():
             awaited[self._client] = awaited.get(self._client, 0) | select.POLLOUT
-        try:
-            until_any(awaited.items(), deadline, "the client")
-        except Refusal:
-            self.stopped = True
+        poll = select.poll()
+        for descriptor, event in awaited.items():
+            poll.register(descriptor, event)
+        if not self._signals.stopped:
+            poll.register(self._signals.descriptor, select.POLLIN)
+        poll.poll(milliseconds_until(deadline))
+        self._signals.hear()
 
 
-def linger(connection: Connection, bound: Bound) -> None:
+def linger(connection: Connection, bound: Bound, signals: Signals) -> None:
     """Reads on until the client ends, the bound is reached, or the unit is stopped."""
     begun = heard = time.monotonic_ns()
     read = 0
@@ -173,9 +177,9 @@ def linger(connection: Connection, bound: Bound) -> None:
             read += count
             heard = now
         deadline = min(heard + bound.quiet, begun + bound.longest)
+        client = connection.socket.fileno()
         try:
-            client = connection.socket.fileno()
-            if now >= deadline or not until_any([(client, select.POLLIN)], deadline, "the client"):
+            if now >= deadline or not until_ready(client, select.POLLIN, deadline, signals):
                 return
         except Refusal:
             return

@@ -20,6 +20,7 @@ SUFFIX = ".conf"
 # What spawn-generator(8) makes of them, in a folder spawn@NAME.socket.d of systemd.generator(7)'s.
 GENERATED = "/run/systemd/generator"
 DROP_IN = "50-spawn.conf"
+COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there to be counted
 MASK = "/dev/null"  # a link to it stands for a file that is not there
 MOST_LINKS = 40  # path_resolution(7)
 LONGEST_FILE = 1 << 20
@@ -77,16 +78,15 @@ def sources(file: str) -> list[str]:
     """The files that make the service of this one, in the order in which they are read: the
     defaults, the file itself, its drop-ins. One in /etc replaces a vendor's of the same name."""
     drop_ins = {
-        entry: f"{folder}/{entry}"
-        for folder in _drop_in_folders(file)
-        for entry in _entries(folder)
+        entry: f"{folder}/{entry}" for folder in drop_in_folders(file) for entry in _entries(folder)
     }
     found = [DEFAULTS] if _exists(DEFAULTS) else []
     found += [file, *(drop_ins[entry] for entry in sorted(drop_ins))]
     return [each for each in found if each == file or not masked(each)]
 
 
-def _drop_in_folders(file: str) -> list[str]:
+def drop_in_folders(file: str) -> list[str]:
+    """Where the drop-ins of this file's service can be, the vendor's first."""
     folder, _, base = file.rpartition("/")
     folders = [VENDOR, DIRECTORY] if folder in (VENDOR, DIRECTORY) else [_folder_of(file)]
     return [f"{each}/{base}.d" for each in folders]
@@ -94,7 +94,7 @@ def _drop_in_folders(file: str) -> list[str]:
 
 def check_folders(file: str) -> None:
     """Refuses folders of drop-ins in which others could put one, or a mask."""
-    for folder in _drop_in_folders(file):
+    for folder in drop_in_folders(file):
         if _is_folder(folder):
             sentence = distrust_way(folder, listed=True)
             if sentence:

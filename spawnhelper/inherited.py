@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from spawnhelper import files
 from spawnhelper.outcome import RESOURCES, Refusal, shown
+from spawnhelper.values import unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +20,7 @@ else:
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 UNNAMED = "connection"  # FileDescriptorName= of a connection before systemd 257
-MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
 CREDENTIALS_SIZE = 12  # struct ucred: pid, uid, gid
-COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there to be counted
 READ_AT_ONCE = 1 << 16
 NO_LINGER = bytes(8)  # struct linger: off
 NO_PEER = 0xFFFFFFFF  # the uid in it as long as nobody is connected
@@ -93,7 +93,7 @@ class Connection:
         """Whether this is no client, but rearm.py, which wants systemd to have counted one more."""
         if self.peer is None or self.peer[1] != 0:
             return False
-        return bool(self._peername == COUNTED % self.peer[0])
+        return bool(self._peername == files.COUNTED % self.peer[0])
 
     def unmoved(self) -> bool:
         """Whether the socket leads where it did at first: a command that has it can connect it
@@ -210,11 +210,6 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
 def _not_ours(what: str) -> Refusal:
     sentence = f"{what}; start the socket instead: systemctl enable --now spawn@NAME.socket"
     return Refusal(RESOURCES, os.EX_USAGE, sentence)
-
-
-def unmapped(host: str) -> str:
-    """An address, an IPv4-mapped one written as IPv4."""
-    return host[len(MAPPED) :] if host.startswith(MAPPED) and "." in host else host
 
 
 def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:

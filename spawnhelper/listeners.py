@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from spawnhelper import files, identity, service
-from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import Problem, misconfigured, printable, shown
-from spawnhelper.values import DIGITS, boolean, consists_of
+from spawnhelper.values import DIGITS, boolean, consists_of, unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -40,6 +40,7 @@ HEALTH_CHECK = "health-check"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"
 RESOURCES = "resources"
+NEVER_RAN = (REFUSED, QUEUE_LIMIT, HEALTH_CHECK, CONFIG, EXEC_FAILED, RESOURCES, STOPPED)
 # No connection: a listener that had failed is back, or cannot be; or systemd refused connections.
 LISTENING_AGAIN = "listening-again"
 CANNOT_LISTEN = "cannot-listen"
@@ -54,14 +55,14 @@ LONGEST_PIECE = 80  # of a file, in a sentence
 SECRET = "Environment"
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = LONGEST_PIECE) -> str:
     """A piece of a file as a sentence can carry it: one bounded line without control characters,
     and without what is secret."""
     before, secret, behind = text.partition(SECRET)
     if behind:
         text = f"{before}{secret}..."
-    escaped = printable(text[: LONGEST_PIECE + 1])
-    return escaped if len(escaped) <= LONGEST_PIECE else escaped[: LONGEST_PIECE - 3] + "..."
+    escaped = printable(text[: longest + 1])
+    return escaped if len(escaped) <= longest else escaped[: longest - 3] + "..."
 
 
 def printable(text: str) -> str:

@@ -11,10 +11,9 @@ import select
 import time
 
 from spawnhelper import addresses, admission
-from spawnhelper.inherited import unmapped
 from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
-from spawnhelper.patience import until_ready
-from spawnhelper.values import DIGITS, consists_of
+from spawnhelper.values import DIGITS, consists_of, unmapped
+from spawnhelper.wait import until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from spawnhelper.inherited import Connection
     from spawnhelper.service import Service
+    from spawnhelper.signals import Signals
 
     Ends = tuple[tuple[str, int], tuple[str, int]]
 else:
@@ -52,7 +52,7 @@ class Bad(Exception):
     """What is wrong with a header, as the end of a sentence."""
 
 
-def receive(service: Service, connection: Connection) -> None:
+def receive(service: Service, connection: Connection, signals: Signals) -> None:
     """Takes the header's word for who the two ends are.
 
     A Refusal for a peer that is not believed, for whatever is no header, and for a health check.
@@ -61,10 +61,10 @@ def receive(service: Service, connection: Connection) -> None:
     deadline = time.monotonic_ns() + service.proxy_time_limit * NSEC_PER_USEC
 
     def take(count: int) -> bytes:
-        return _take(connection, count, deadline)
+        return _take(connection, count, deadline, signals)
 
     def piece(most: int) -> bytes:
-        return _piece(connection, most, deadline)
+        return _piece(connection, most, deadline, signals)
 
     try:
         start = take(len(SIGNATURE))
@@ -82,7 +82,7 @@ def receive(service: Service, connection: Connection) -> None:
     # A proxy that checks the service may name itself (haproxy does, with version 1).
     if ends is not None and (unmapped(ends[0][0]), ends[0][1]) != connection.remote:
         connection.announce(*ends)
-    elif _over(connection, min(deadline, time.monotonic_ns() + CHECK_TIME)):
+    elif _over(connection, min(deadline, time.monotonic_ns() + CHECK_TIME), signals):
         raise Refusal(HEALTH_CHECK, os.EX_OK, CHECK)
 
 
@@ -202,27 +202,29 @@ def crc32c(octets: bytes) -> int:
     return found ^ 0xFFFFFFFF
 
 
-def _take(connection: Connection, count: int, deadline: int) -> bytes:
+def _take(connection: Connection, count: int, deadline: int, signals: Signals) -> bytes:
     """So many bytes, no more; Bad where they do not come in time."""
     found = b""
     while len(found) < count:
-        part = _arrived(connection, count - len(found), 0, deadline)
+        part = _arrived(connection, count - len(found), 0, deadline, signals)
         connection.read += len(part)
         found += part
     return found
 
 
-def _piece(connection: Connection, most: int, deadline: int) -> bytes:
+def _piece(connection: Connection, most: int, deadline: int, signals: Signals) -> bytes:
     """Of the next bytes those that are there, once there is one: so many at most, and none behind
     a line feed. What it saw it takes, so that the next wait is for more."""
-    seen = _arrived(connection, most, socket.MSG_PEEK, deadline)
-    return _take(connection, seen.find(b"\n") + 1 or len(seen), deadline)
+    seen = _arrived(connection, most, socket.MSG_PEEK, deadline, signals)
+    return _take(connection, seen.find(b"\n") + 1 or len(seen), deadline, signals)
 
 
-def _arrived(connection: Connection, most: int, flags: int, deadline: int) -> bytes:
+def _arrived(
+    connection: Connection, most: int, flags: int, deadline: int, signals: Signals
+) -> bytes:
     """What has come, so many bytes at most, once there is one; Bad where none does in time, a
     Refusal where there never was one."""
-    while until_ready(connection.socket.fileno(), select.POLLIN, deadline):
+    while until_ready(connection.socket.fileno(), select.POLLIN, deadline, signals):
         try:
             part = connection.socket.recv(most, socket.MSG_DONTWAIT | flags)
         except BlockingIOError:
@@ -237,10 +239,10 @@ def _arrived(connection: Connection, most: int, flags: int, deadline: int) -> by
     raise Bad("has no whole header within ProxyTimeLimit=")
 
 
-def _over(connection: Connection, deadline: int) -> bool:
+def _over(connection: Connection, deadline: int, signals: Signals) -> bool:
     """Whether there is nothing behind the header, and never will be. The end of a check comes right
     behind its header, but not with it."""
-    until_ready(connection.socket.fileno(), select.POLLIN, deadline)
+    until_ready(connection.socket.fileno(), select.POLLIN, deadline, signals)
     try:
         return not connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -13,7 +13,6 @@ if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
 
 from spawnhelper import files
-from spawnhelper.inherited import COUNTED
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured
 
 TYPE_CHECKING = False
@@ -95,7 +94,7 @@ def step_aside(claimed: list[Listener]) -> None:
     for place in places[:1] * (FEWEST_STEPS + os.urandom(1)[0] % STEPS):
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            client.bind(COUNTED % os.getpid())
+            client.bind(files.COUNTED % os.getpid())
             client.connect(f"\0{place[1:]}" if place.startswith("@") else place)
         except OSError:
             pass  # then the next collision is the next chance

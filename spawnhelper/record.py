@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     import os
     import signal
 
-    from spawnhelper.identity import Identity
     from spawnhelper.inherited import Connection
     from spawnhelper.outcome import Refusal
+    from spawnhelper.serve import Ended
     from spawnhelper.service import Service
-    from spawnhelper.supervise import Supervision
 else:
     import _signal as signal
     import posix as os
@@ -58,43 +57,39 @@ def of_end(
     unit: str,
     connection: Connection,
     service: Service,
-    identity: Identity,
-    ended: Supervision,
-    result: str,
-    traffic: tuple[int | None, int | None],
-    undelivered: int,
+    user: str,
+    ended: Ended,
 ) -> list[str]:
-    """The fields for a command that ran. traffic: bytes in and out, None where nobody counts.
-    undelivered: those of the answer that are not known to have arrived."""
+    """The fields for a command that ran, as this user."""
     command = service.argv[0]
-    fate, exit_fields = _exit(ended.status)
-    if cause := CAUSES.get(result):
+    fate, exit_fields = exit_of(ended.status)
+    if cause := CAUSES.get(ended.result):
         fate = f"{cause}, {fate}"
-    what = f"{shown(command)} as {identity.user}"
+    what = f"{shown(command)} as {user}"
     duration = span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
-    if undelivered:
-        sentence += f"; {_counted(undelivered, 'byte')} of the answer not delivered"
+    if ended.undelivered:
+        sentence += f"; {_counted(ended.undelivered, 'byte')} of the answer not delivered"
     if ended.killed:
         sentence += f"; {_counted(ended.killed, 'process', 'processes')} left behind, and killed"
-    priority = NOTICE if result in outcome.HARMLESS else WARNING
+    priority = NOTICE if ended.result in outcome.HARMLESS else WARNING
     fields = [
-        *_head(sentence, priority, result, service),
+        *_head(sentence, priority, ended.result, service),
         *exit_fields,
         *_whence(unit, connection),
         f"SPAWN_SERVICE={service.name}",
         f"SPAWN_COMMAND={command}",
-        f"SPAWN_USER={identity.user}",
-        f"SPAWN_PID={ended.process.pid}",
+        f"SPAWN_USER={user}",
+        f"SPAWN_PID={ended.pid}",
         f"SPAWN_DURATION_USEC={ended.duration}",
         f"SPAWN_CPU_USEC={ended.cpu}",
         f"SPAWN_MAXRSS_BYTES={ended.peak}",
     ]
     measures = {
         "SPAWN_WAITED_USEC": connection.waited,
-        "SPAWN_BYTES_IN": traffic[0],
-        "SPAWN_BYTES_OUT": traffic[1],
-        "SPAWN_BYTES_UNDELIVERED": undelivered or None,
+        "SPAWN_BYTES_IN": ended.came,
+        "SPAWN_BYTES_OUT": ended.out,
+        "SPAWN_BYTES_UNDELIVERED": ended.undelivered or None,
         "SPAWN_KILLED": ended.killed or None,
     }
     fields += [f"{field}={count}" for field, count in measures.items() if count is not None]
@@ -241,7 +236,7 @@ def _client(connection: Connection) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _exit(status: int | None) -> tuple[str, list[str]]:
+def exit_of(status: int | None) -> tuple[str, list[str]]:
     """How a process ended in words, and as systemd writes it (systemd.exec(5), $EXIT_CODE)."""
     if status is None:
         return "killed, and not yet gone", []

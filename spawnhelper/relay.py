@@ -155,15 +155,13 @@ class Relay:
             return
         self.output.awaited = None
         self.lost += _emptied(self.output.source)
-        os.close(self.output.source)
+        self._process.close_output()
         self._connection.end()
 
     def end_input(self) -> None:
         """Ends what the command gets."""
-        if self.input.target >= 0:
-            os.close(self.input.target)
-            self.input.target = -1
         self.input.awaited = None
+        self._process.close_input()
 
     def _receive(self) -> None:
         if self.over:

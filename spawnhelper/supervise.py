@@ -10,17 +10,19 @@ import select
 import time
 
 from spawnhelper import outcome
-from spawnhelper.command import AWAITED, STOPS
+from spawnhelper.command import not_started
+from spawnhelper.wait import milliseconds_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import signal
-    from typing import Any
+    from typing import Any, Self
 
     from spawnhelper.command import Process
     from spawnhelper.relay import Relay
     from spawnhelper.service import Service
+    from spawnhelper.signals import Signals
     from spawnhelper.traffic import Meter
 else:
     import _signal as signal
@@ -39,20 +41,25 @@ MOST_REAPED = 512
 REAP_PAUSE = 50 * NSEC_PER_MSEC
 MOST_LISTED = 1 << 20  # bytes of a list of children
 LONGEST_SENTENCE = 4096
-LONGEST_PAUSE = 3_600_000  # milliseconds; poll(2) takes no more than an int of them
 
 
 class Supervision:
-    """One command and what descends from it, until all of it has ended.
+    """One command and what descends from it, until all of it has ended; to be used with `with`.
 
     result: a word of SPAWN_RESULT=. status: the command's wait status (wait(2)), None as long as
     it lives. duration: of the command. cpu: of all that has ended. peak: the largest resident set
-    of one process. Microseconds and bytes. meter: tells when the last byte passed. relay: what
-    hands the client's bytes on, None where the command has the socket. stopped: the unit is.
+    of one process. killed: how many processes that the command left had to be. Microseconds and
+    bytes. meter: tells when the last byte passed. relay: what hands the bytes on, None where the
+    command has the socket. childless: whether nothing of the command is left.
     """
 
     def __init__(
-        self, process: Process, service: Service, meter: Meter, relay: Relay | None
+        self,
+        process: Process,
+        service: Service,
+        meter: Meter,
+        relay: Relay | None,
+        signals: Signals,
     ) -> None:
         self.process = process
         self.service = service
@@ -64,18 +71,27 @@ class Supervision:
         self.cpu = 0
         self.peak = 0
         self.killed = 0
-        self._childless = False
+        self.childless = False
+        self.signals = signals
         self._signalled: set[int] = set()
+        self._swept = False
         self._ended = os.pidfd_open(process.pid)
         self._look_at: int | None = None  # when to look at children; None: when one has ended
-        self._heard = False
-        self.stopped = False
-        self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._heard = process.failure is None
         self._idle_from = process.started
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for number in AWAITED:
-            signal.signal(number, lambda *_: None)  # what counts is the byte in the pipe
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
+
+    def __enter__(self) -> Self:
+        self.signals.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.signals.ignore()
+        if not self._swept:  # as where the child could not become the command
+            self.sweep()
+        os.close(self._ended)
+        if not self._heard and self.process.failure is not None:  # the child is stuck on its way
+            self._heard = True
+            os.close(self.process.failure)
 
     def until_end(self) -> None:
         """Waits until the command has ended, by itself, at a limit or by a stop.
@@ -100,7 +116,7 @@ class Supervision:
             elif self.status is not None:
                 self._hear_child()
                 self.result = _result(self.status, self.service)
-            elif self.stopped:
+            elif self.signals.stopped:
                 self.result = outcome.STOPPED
             elif deadline is not None and now >= deadline:
                 self.result = outcome.TIME_LIMIT
@@ -136,11 +152,12 @@ class Supervision:
         numbers stay theirs; the children of a killed one become ours, and are next.
         """
         deadline = time.monotonic_ns() + SWEEP_TIME
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        self._swept = True
+        self.signals.ignore()
         while True:
             more = self._reap_some()
             left = deadline - time.monotonic_ns()
-            if self._childless or left <= 0:
+            if self.childless or left <= 0:
                 return
             for pid in _children():  # also while there are more to be reaped: some make others
                 if _kill(pid, signal.SIGKILL):
@@ -155,7 +172,7 @@ class Supervision:
             if self.status is not None:
                 self._hear_child()
                 return
-            if or_stop and self.stopped:
+            if or_stop and self.signals.stopped:
                 return
             if deadline is not None and time.monotonic_ns() >= deadline:
                 return
@@ -174,39 +191,30 @@ class Supervision:
 
     def _pause(self, deadline: int | None) -> None:
         """Sleeps until a signal or word from the child comes, or the deadline, in nanoseconds."""
-        awaited = {self._woken: select.POLLIN, self._ended: select.POLLIN}
-        if not self._heard:
+        awaited = {self._ended: select.POLLIN, self.signals.descriptor: select.POLLIN}
+        if not self._heard and self.process.failure is not None:
             awaited[self.process.failure] = select.POLLIN
         deadline = _earlier(deadline, self._look_at)
         if self.relay is not None:
             moving, look = self.relay.awaited()
             awaited |= moving
             deadline = _earlier(deadline, look)
-        timeout = None
-        if deadline is not None:
-            left = deadline - time.monotonic_ns()
-            timeout = min(max(0, -(-left // NSEC_PER_MSEC)), LONGEST_PAUSE)
+        timeout = None if deadline is None else milliseconds_until(deadline)
         poll = select.poll()
         for descriptor, event in awaited.items():
             poll.register(descriptor, event)
         events = dict(poll.poll(timeout))
-        if self._woken in events:
-            self._hear_signals()
+        if self.signals.descriptor in events and signal.SIGCHLD in self.signals.hear():
+            self.signals.ignore()  # from here on children are looked at by the clock
+            self._look_at = 0
         if not self._heard and self.process.failure in events:
             self._hear_child()
         if self.relay is not None:
             self.relay.ready(events)
 
-    def _hear_signals(self) -> None:
-        numbers = os.read(self._woken, 4096)
-        self.stopped = self.stopped or any(number in STOPS for number in numbers)
-        if signal.SIGCHLD in numbers:  # from here on children are looked at by the clock
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
-            self._look_at = 0
-
     def _hear_child(self) -> None:
         """Hears the child out, which is silent if it became the command."""
-        if self._heard:
+        if self._heard or self.process.failure is None:
             return
         self._heard = True
         try:
@@ -215,9 +223,7 @@ class Supervision:
             told = ""
         os.close(self.process.failure)
         if told:
-            from spawnhelper import reasons
-
-            raise reasons.refusal(self.service, told)
+            raise not_started(told)
 
     def _reap(self) -> None:
         """Takes note of the command's end, and now and then of other children's."""
@@ -229,7 +235,7 @@ class Supervision:
             self._look_at = time.monotonic_ns() + REAP_PAUSE
         else:
             self._look_at = None
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+            self.signals.listen()
 
     def _reap_some(self) -> bool:
         """Whether there were children that had ended; takes note of so many at most."""
@@ -237,7 +243,7 @@ class Supervision:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                self._childless = True
+                self.childless = True
                 return False
             if pid == 0:
                 return count > 0

@@ -19,7 +19,7 @@ from posix import environ
 
 from spawnhelper import banner
 from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal, printable
-from spawnhelper.patience import until_any
+from spawnhelper.wait import until_any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from spawnhelper.inherited import Connection
     from spawnhelper.service import Service
+    from spawnhelper.signals import Signals
 else:
     import _socket as socket
     import posix as os
@@ -39,7 +40,7 @@ NSEC_PER_USEC = 1_000
 MOST_WAITING = 4096  # net.core.somaxconn
 
 
-def wait(service: Service, connection: Connection) -> Place:
+def wait(service: Service, connection: Connection, signals: Signals) -> Place:
     """Returns when it is this connection's turn, which it has until it leaves its place, or this
     process ends.
 
@@ -50,7 +51,7 @@ def wait(service: Service, connection: Connection) -> Place:
     try:
         place = Place(_opened(folder, service.name))
         try:
-            _wait(place, service, connection, begun)
+            _wait(place, service, connection, begun, signals)
         except BaseException:
             place.leave()
             raise
@@ -61,7 +62,9 @@ def wait(service: Service, connection: Connection) -> Place:
     return place
 
 
-def _wait(place: Place, service: Service, connection: Connection, begun: int) -> None:
+def _wait(
+    place: Place, service: Service, connection: Connection, begun: int, signals: Signals
+) -> None:
     assert service.max_commands is not None
     deadline = None
     if service.queue_limit is not None:
@@ -70,14 +73,14 @@ def _wait(place: Place, service: Service, connection: Connection, begun: int) ->
     while ahead := place.ahead(service.max_commands):
         # That the client is gone poll(2) says by itself.
         awaited = [(client, 0), (place.own, select.POLLIN), *ahead]
-        while (ready := until_any(awaited, deadline, "its turn")) == [place.own]:
+        while (ready := until_any(awaited, deadline, "its turn", signals)) == [place.own]:
             place.accept()
             if place.first:
                 break  # it may be one that has left; else it is who waits behind
         if client in ready:
-            raise _refusal(service, "the client went away")
+            raise refusal(service, "the client went away")
         if not ready:
-            raise _refusal(service, "QueueLimit= was over")
+            raise refusal(service, "QueueLimit= was over")
     place.enter()
 
 
@@ -242,7 +245,8 @@ def _opened(folder: str, name: str) -> int:
     return os.open(f"{folder}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _refusal(service: Service, cause: str) -> Refusal:
+def refusal(service: Service, cause: str) -> Refusal:
+    """The Refusal of a connection that has waited in vain."""
     sentence = f"{cause} while MaxCommands={service.max_commands} commands ran"
     problems = [service.problem("MaxCommands", sentence)]
     answer = b""

@@ -48,6 +48,7 @@ FACILITIES = {name: number for number, name in enumerate(FACILITY_NAMES.split())
     f"local{number}": 16 + number for number in range(8)
 }
 DIGITS = "0123456789"
+MAPPED = "::ffff:"  # RFC 4291, 2.5.5.2
 NAME_CHARACTERS = DIGITS + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
 
 
@@ -245,6 +246,11 @@ def working_directory(text: str) -> Directory:
     if not path.startswith("/"):
         raise ValueError("is not an absolute path; write one, or ~ for the user's home")
     return Directory(path, optional=optional)
+
+
+def unmapped(host: str) -> str:
+    """An address, an IPv4-mapped one written as IPv4."""
+    return host[len(MAPPED) :] if host.startswith(MAPPED) and "." in host else host
 
 
 def consists_of(text: str, characters: str) -> bool:

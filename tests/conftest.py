@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from spawnhelper.signals import Signals
+
 T = TypeVar("T")
 Address = tuple[str, int] | str
 
@@ -161,6 +163,14 @@ def python(folder: Path, code: str) -> str:
     file = folder / f"{next(_numbers)}.py"
     file.write_text(code)
     return f"Argv=/usr/bin/python3 {file}\n"
+
+
+class Quiet(Signals):
+    """Signals of which none comes, for a stage in the tests' own process."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.descriptor, _ = os.pipe2(os.O_NONBLOCK)
 
 
 class Installed:

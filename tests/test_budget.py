@@ -16,14 +16,16 @@ BUDGET = {
     # of this package
     "spawnhelper",
     "spawnhelper.command",
-    "spawnhelper.connection",
+    "spawnhelper.one",
     "spawnhelper.files",
     "spawnhelper.identity",
     "spawnhelper.inherited",
     "spawnhelper.outcome",
     "spawnhelper.quantities",
+    "spawnhelper.serve",
     "spawnhelper.service",
     "spawnhelper.settings",
+    "spawnhelper.signals",
     "spawnhelper.syntax",
     "spawnhelper.values",
     # of the interpreter itself: no file is opened for them, but for the first
@@ -115,14 +117,14 @@ def test_the_budget_is_the_interpreters_or_ours() -> None:
 
 def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
     code = f"import sys; sys.path.append({str(Path(MAIN).parent.parent)!r}); "
-    code += "import spawnhelper.connection; print(*sys.modules)"
+    code += "import spawnhelper.one; print(*sys.modules)"
     modules = set(run(*INTERPRETER, "-c", code).stdout.split())
     late = ["supervise", "record", "traffic", "relay", "delivery", "generator", "rearm", "ctl"]
     late += (
         "listeners",
         "admission",
         "banner",
-        "patience",
+        "wait",
         "proxy",
         "turns",
         "refused",

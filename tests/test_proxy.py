@@ -6,7 +6,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 from conftest import (
     PATIENCE,
     Installed,
+    Quiet,
     connect,
     connection_units,
     free_port,
@@ -344,11 +344,7 @@ def test_a_header_that_is_there_is_taken_in_few_steps(name: str) -> None:
         connection = inherited.Connection(ours, "fuzz", "")
         counted = Counted(ours)
         connection.socket = counted  # type: ignore[assignment]
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        try:
-            proxy.receive(settings, connection)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        proxy.receive(settings, connection, Quiet())
         assert connection.proxy is not None
         assert ours.recv(100) == b"behind"
     assert counted.reads == 3

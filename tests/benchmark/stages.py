@@ -32,7 +32,7 @@ def watch(module, name, said):
     setattr(module, name, watched)
 note("")
 sys.path.append("/usr/lib/python3/dist-packages")
-from spawnhelper import connection
+from spawnhelper import one
 note("loading the path's modules")
 from spawnhelper import command, identity, inherited, service
 watch(inherited, "take", "taking the connection")
@@ -43,14 +43,15 @@ watch(command, "start", "fork")
 def give_way(process):
     usual(process)
     note("letting the command go first")
-    from spawnhelper import record, refused, supervise, traffic
+    from spawnhelper import delivery, record, refused, supervise, traffic
     note("loading what the wait and the record need")
     watch(supervise.Supervision, "until_end", "the wait")
-    watch(record, "of_end", "counting and sweeping")
+    watch(delivery.Delivery, "deliver", "sweeping, and the delivery")
+    watch(record, "of_end", "counting")
     watch(record, "write", "the record, with its library")
     watch(refused, "say", "whether connections were refused")
 usual, command.Process.give_way = command.Process.give_way, give_way
-status = connection.main(sys.argv[1:])
+status = one.main(sys.argv[1:])
 with open({str(NOTES)!r}, "a") as out:
     print(*(f"{{name}}={{used}}" for name, used in notes), sep="\\t", file=out)
 posix._exit(status)

@@ -48,7 +48,7 @@ MECHANISMS = {
         "bursts.py::test_a_second_burst_costs_no_more_memory",
     ),
     "who ends says what was refused (refused.py)": Mechanism(
-        PACKAGE / "connection.py",
+        PACKAGE / "one.py",
         "refused.say(settings)",
         "pass",
         "bursts.py::test_above_the_limit",
@@ -57,8 +57,8 @@ MECHANISMS = {
         UNITS / "spawn@.socket", "LogLevelMax=err\n", "", "bursts.py::test_above_the_limit"
     ),
     "turns (turns.py)": Mechanism(
-        PACKAGE / "connection.py",
-        "if settings.max_commands is not None:",
+        PACKAGE / "serve.py",
+        "if service.max_commands is not None:",
         "if False:",
         "bursts.py::test_a_queue",
     ),
@@ -105,9 +105,9 @@ MECHANISMS = {
         "journald.py::test_journald_is_restarted",
     ),
     "the client's end does not wait for the record": Mechanism(
-        PACKAGE / "connection.py",
-        "        connection.end()\n        supervision.sweep()\n",
-        "        supervision.sweep()\n",
+        PACKAGE / "serve.py",
+        "            connection.end()\n        supervision.sweep()\n",
+        "            pass\n        supervision.sweep()\n",
         "journald.py::test_journald_is_stuck",
     ),
     "a broken file is left out (generator.py)": Mechanism(

@@ -35,7 +35,7 @@ WAITS = {
     "between SIGTERM and SIGKILL": (f"{STUBBORN}TimeLimit=100ms\nKillDelay=30s\n", b"x"),
     "after SizeLimit=, for the answer": (f"{STUBBORN}SizeLimit=10\n", b"x" * 100),
 }
-# Where each stage begins, as connection.py goes through them.
+# Where each stage begins, as one.py and serve.py go through them.
 STAGES = [
     "inherited.take",
     "service.load",

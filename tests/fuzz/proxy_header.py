@@ -4,12 +4,14 @@ taken."""
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 
-from spawnhelper import addresses, inherited, proxy
+from spawnhelper import addresses, inherited, proxy, values
 from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
 from spawnhelper.service import Service
+from spawnhelper.signals import Signals
 
 WORDS = [
     b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
@@ -31,6 +33,17 @@ LINE = re.compile(
 Ends = tuple[tuple[str, int], tuple[str, int]]
 
 
+class Quiet(Signals):
+    """Signals of which none comes: the fuzzer's process has its own use for them."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.descriptor, _ = os.pipe2(os.O_NONBLOCK)
+
+
+QUIET = Quiet()
+
+
 def one(octets: bytes) -> None:
     settings = Service("fuzz", "/run/spawn-fuzz/fuzz.conf")
     settings.proxy_protocol = ("any", "v1", "v2")[octets[0] % 3] if octets else "any"
@@ -47,7 +60,7 @@ def one(octets: bytes) -> None:
         ends: Ends | None = None
         result = said = ""
         try:
-            proxy.receive(settings, connection)
+            proxy.receive(settings, connection, QUIET)
         except Refusal as refusal:
             result, said = refusal.result, str(refusal)
         else:
@@ -142,7 +155,7 @@ def castagnoli(octets: bytes) -> int:
 
 def plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return inherited.unmapped(
+    return values.unmapped(
         socket.inet_ntop(
             socket.AF_INET if address.version == 4 or mapped else socket.AF_INET6,
             (mapped or address).packed,
