@@ -10,7 +10,7 @@ from posix import _exit
 
 sys.path.append(__file__.rpartition("/spawnhelper/")[0])
 
-from spawnhelper.one import main
+from spawnhelper.doors.one import main
 
 # A connection makes no garbage that a search would find, and the searches cost half a millisecond.
 gc.disable()

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     import os
     import signal
 
-    from spawnhelper.inherited import Connection
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.outcome import Refusal
-    from spawnhelper.serve import Ended
-    from spawnhelper.service import Service
+    from spawnhelper.stages.serve import Ended
 else:
     import _signal as signal
     import posix as os

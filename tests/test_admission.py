@@ -27,7 +27,8 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawnhelper import addresses, admission
+from spawnhelper.conf import addresses
+from spawnhelper.stages import admission
 
 BANNERS = Path("/var/tmp/spawn-banners")
 HERE = "User=nobody\nArgv=/bin/echo here\n"

@@ -15,19 +15,22 @@ PLAIN = "import sys; print(*sys.modules)"
 BUDGET = {
     # of this package
     "spawnhelper",
-    "spawnhelper.command",
-    "spawnhelper.one",
-    "spawnhelper.files",
-    "spawnhelper.identity",
-    "spawnhelper.inherited",
+    "spawnhelper.conf",
+    "spawnhelper.doors",
+    "spawnhelper.stages",
+    "spawnhelper.stages.command",
+    "spawnhelper.doors.one",
+    "spawnhelper.conf.files",
+    "spawnhelper.stages.identity",
+    "spawnhelper.doors.inherited",
     "spawnhelper.outcome",
-    "spawnhelper.quantities",
-    "spawnhelper.serve",
-    "spawnhelper.service",
-    "spawnhelper.settings",
+    "spawnhelper.conf.quantities",
+    "spawnhelper.stages.serve",
+    "spawnhelper.conf.service",
+    "spawnhelper.conf.settings",
     "spawnhelper.signals",
-    "spawnhelper.syntax",
-    "spawnhelper.values",
+    "spawnhelper.conf.syntax",
+    "spawnhelper.conf.values",
     # of the interpreter itself: no file is opened for them, but for the first
     "__future__",
     "_socket",
@@ -38,7 +41,7 @@ BUDGET = {
     "_prctl",
 }
 # Before systemd 257 the address has to tell the service.
-BY_ADDRESS = {"spawnhelper.listeners"}
+BY_ADDRESS = {"spawnhelper.conf.listeners"}
 SPY = """
 import posix, sys
 fork = posix.fork
@@ -117,7 +120,7 @@ def test_the_budget_is_the_interpreters_or_ours() -> None:
 
 def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
     code = f"import sys; sys.path.append({str(Path(MAIN).parent.parent)!r}); "
-    code += "import spawnhelper.one; print(*sys.modules)"
+    code += "import spawnhelper.doors.one; print(*sys.modules)"
     modules = set(run(*INTERPRETER, "-c", code).stdout.split())
     late = ["supervise", "record", "traffic", "relay", "delivery", "generator", "rearm", "ctl"]
     late += (
@@ -131,5 +134,6 @@ def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
         "statuses",
         "reasons",
     )
-    assert not modules & {f"spawnhelper.{name}" for name in late}
+    ours = {module.rpartition(".")[2] for module in modules if module.startswith("spawnhelper.")}
+    assert not ours & set(late)
     assert "os" not in modules

@@ -208,7 +208,7 @@ def test_working_directory(service: Callable[..., Installed], setting: str, fold
 
 HALF_WAY = """
 import os
-from spawnhelper.identity import Acting, Identity
+from spawnhelper.stages.identity import Acting, Identity
 try:
     with Acting(Identity("nobody", 65534, 65534, [65534], "/")):
         print("acts")

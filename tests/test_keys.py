@@ -23,7 +23,7 @@ from conftest import (
 )
 from test_values import BAD
 
-from spawnhelper.settings import KEYS, LIMITS
+from spawnhelper.conf.settings import KEYS, LIMITS
 
 pytestmark = in_machine
 

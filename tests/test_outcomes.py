@@ -23,7 +23,7 @@ from conftest import (
     until_over,
 )
 
-from spawnhelper.statuses import STATUSES, good_ends
+from spawnhelper.conf.statuses import STATUSES, good_ends
 
 pytestmark = in_machine
 

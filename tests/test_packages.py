@@ -18,7 +18,7 @@ import pytest
 from conftest import Installed, in_machine, run, systemd_version, until
 from nested import BUILT, PREVIOUS, Pristine
 
-from spawnhelper.values import NAME_CHARACTERS
+from spawnhelper.conf.values import NAME_CHARACTERS
 
 pytestmark = in_machine
 
@@ -225,7 +225,7 @@ def marked_packages(machine: Pristine) -> list[Path]:
             ('f"SPAWN_RESULT={result}",', 'f"SPAWN_RESULT={result}", "SPAWN_MARK=1",'),
             ("def of_end(", "def of_an_end("),
         ],
-        tree / MODULES / "one.py": [("record.of_end(", "record.of_an_end(")],
+        tree / MODULES / "doors/one.py": [("record.of_end(", "record.of_an_end(")],
         tree / "DEBIAN/control": [("\nVersion: ", "\nVersion: 9")],
     }
     for file, changes in edits.items():

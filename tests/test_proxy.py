@@ -39,8 +39,10 @@ from conftest import (
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spawnhelper import addresses, inherited, proxy
-from spawnhelper.service import Service
+from spawnhelper.conf import addresses
+from spawnhelper.conf.service import Service
+from spawnhelper.doors import inherited
+from spawnhelper.stages import proxy
 
 SIGNATURE = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a"
 BELIEVE = "User=nobody\nProxyFrom=127.0.0.1 unix\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spawnhelper import relay
+from spawnhelper.stages import relay
 
 Pipe = tuple[int, int]
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spawnhelper.settings import SETTINGS
-from spawnhelper.values import CONNECTION_VARIABLES
+from spawnhelper.conf.settings import SETTINGS
+from spawnhelper.conf.values import CONNECTION_VARIABLES
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"

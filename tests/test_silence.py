@@ -104,7 +104,7 @@ def test_traceback(service: Callable[..., Installed], module: str) -> None:
 
 def test_fault_in_the_helper_is_recorded(service: Callable[..., Installed]) -> None:
     there = service(ANSWER)
-    with broken(PACKAGES / "spawnhelper/traffic.py"):
+    with broken(PACKAGES / "spawnhelper/stages/traffic.py"):
         assert there.talk() in (b"", b"answer\n")
         record = there.record()
     assert record["SPAWN_RESULT"] == "resources"

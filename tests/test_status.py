@@ -14,7 +14,7 @@ from typing import Any
 
 from conftest import Installed, connect, connection_units, in_machine, run, until, until_over
 
-from spawnhelper import files
+from spawnhelper.conf import files
 
 pytestmark = in_machine
 

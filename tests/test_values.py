@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spawnhelper import quantities, values
-from spawnhelper.addresses import Prefix
-from spawnhelper.settings import KEYS
+from spawnhelper.conf import quantities, values
+from spawnhelper.conf.addresses import Prefix
+from spawnhelper.conf.settings import KEYS
 
 SEC = 1_000_000
 

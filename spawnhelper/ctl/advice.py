@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 
-from spawnhelper import files, listeners, service, values
+from spawnhelper.conf import files, listeners, service, values
+from spawnhelper.conf.service import Service
 from spawnhelper.ctl import rules, slips, trust
 from spawnhelper.outcome import Problem, shown
-from spawnhelper.service import Service
 
 UNIX_NAMES_SINCE = 258  # a connection's unit has a socket cookie in its name (systemd.socket(5))
 NAMED_SINCE = 257  # a connection comes with the name of its service (systemd.socket(5))

@@ -15,18 +15,10 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TypeVar
 
-from spawnhelper import (
-    banner,
-    command,
-    executables,
-    files,
-    identity,
-    listeners,
-    reasons,
-    service,
-)
+from spawnhelper.conf import files, listeners, service
 from spawnhelper.ctl import advice
 from spawnhelper.outcome import Problem, Refusal, misconfigured, printable
+from spawnhelper.stages import banner, command, executables, identity, reasons
 
 T = TypeVar("T")
 DROP_INS = f"{files.SUFFIX}.d"

@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from spawnhelper import files
+from spawnhelper.conf import files
 from spawnhelper.ctl import terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records

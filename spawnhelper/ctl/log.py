@@ -13,7 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-from spawnhelper import addresses, files, outcome, quantities
+from spawnhelper import outcome
+from spawnhelper.conf import addresses, files, quantities
 from spawnhelper.ctl import check, journal, terminal, times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from spawnhelper import files
+from spawnhelper.conf import files
+from spawnhelper.conf.quantities import MOST_DIGITS
+from spawnhelper.conf.values import DIGITS, consists_of
 from spawnhelper.ctl import times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.journal import Journal
 from spawnhelper.outcome import HARMLESS, LISTENER, NOTICE, WARNING, shown
-from spawnhelper.quantities import MOST_DIGITS
 from spawnhelper.record import MESSAGE_IDS
-from spawnhelper.values import DIGITS, consists_of
 
 if TYPE_CHECKING:
     from cysystemd.reader import JournalEntry

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from spawnhelper import listeners, service
-from spawnhelper.addresses import Prefix
+from spawnhelper.conf import listeners, service
+from spawnhelper.conf.addresses import Prefix
+from spawnhelper.conf.service import Service
 from spawnhelper.outcome import Problem, shown
-from spawnhelper.service import Service
 
 OF_PATHS = ("SocketMode", "SocketUser", "SocketGroup")
 EVERYBODY: dict[int, str] = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}

@@ -12,9 +12,10 @@ import shutil
 import sys
 
 import spawnhelper
-from spawnhelper import command, identity, listeners, service
+from spawnhelper.conf import listeners, service
 from spawnhelper.ctl import check
 from spawnhelper.outcome import Refusal
+from spawnhelper.stages import command, identity
 
 ACTIVATOR = "systemd-socket-activate"
 

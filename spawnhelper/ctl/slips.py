@@ -7,9 +7,10 @@ import os
 import re
 import stat
 
-from spawnhelper import command, executables, files
+from spawnhelper.conf import files
+from spawnhelper.conf.service import Service
 from spawnhelper.outcome import Problem, shown
-from spawnhelper.service import Service
+from spawnhelper.stages import command, executables
 
 CAPABILITY = "security.capability"
 OPERATORS = ("|", "||", "&", "&&", "<", "<<", ">", ">>", "2>", "2>>", "2>&1", "&>")

@@ -13,12 +13,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from spawnhelper import files
+from spawnhelper.conf import files
+from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import check, listing, terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
 from spawnhelper.outcome import printable, shown
-from spawnhelper.quantities import USEC_PER_SEC
 from spawnhelper.record import span
 
 LISTENS, SILENT, UNKNOWN = 0, 3, 4  # as systemctl(1) has them

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import times
 from spawnhelper.ctl.records import Record
-from spawnhelper.quantities import USEC_PER_SEC
 
 MEASURES = ("duration", "cpu", "bytes_in", "bytes_out")
 NOBODY_COUNTED = -1

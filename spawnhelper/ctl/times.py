@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import shown
-from spawnhelper.quantities import USEC_PER_SEC
 
 PARSER = "systemd-analyze"  # systemd's own: nobody else's knows all of its words
 

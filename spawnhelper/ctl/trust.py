@@ -6,9 +6,10 @@ import os
 import re
 import stat
 
-from spawnhelper import files, identity, service
+from spawnhelper.conf import files, service
+from spawnhelper.conf.service import Service
 from spawnhelper.outcome import Problem, Refusal, shown
-from spawnhelper.service import Service
+from spawnhelper.stages import identity
 
 SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)  # in the name of a variable
 

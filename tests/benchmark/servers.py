@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import client
-from spawnhelper.settings import SETTINGS
+from spawnhelper.conf.settings import SETTINGS
 
 STREAM = 2 << 30  # bytes
 COMMANDS = {

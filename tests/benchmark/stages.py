@@ -32,9 +32,11 @@ def watch(module, name, said):
     setattr(module, name, watched)
 note("")
 sys.path.append("/usr/lib/python3/dist-packages")
-from spawnhelper import one
+from spawnhelper.doors import one
 note("loading the path's modules")
-from spawnhelper import command, identity, inherited, service
+from spawnhelper.conf import service
+from spawnhelper.doors import inherited
+from spawnhelper.stages import command, identity
 watch(inherited, "take", "taking the connection")
 watch(service, "load", "the service file")
 watch(identity, "resolve", "the user")
@@ -43,7 +45,9 @@ watch(command, "start", "fork")
 def give_way(process):
     usual(process)
     note("letting the command go first")
-    from spawnhelper import delivery, record, refused, supervise, traffic
+    from spawnhelper import record
+    from spawnhelper.doors import refused
+    from spawnhelper.stages import delivery, supervise, traffic
     note("loading what the wait and the record need")
     watch(supervise.Supervision, "until_end", "the wait")
     watch(delivery.Delivery, "deliver", "sweeping, and the delivery")

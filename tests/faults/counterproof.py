@@ -48,7 +48,7 @@ MECHANISMS = {
         "bursts.py::test_a_second_burst_costs_no_more_memory",
     ),
     "who ends says what was refused (refused.py)": Mechanism(
-        PACKAGE / "one.py",
+        PACKAGE / "doors/one.py",
         "refused.say(settings)",
         "pass",
         "bursts.py::test_above_the_limit",
@@ -57,7 +57,7 @@ MECHANISMS = {
         UNITS / "spawn@.socket", "LogLevelMax=err\n", "", "bursts.py::test_above_the_limit"
     ),
     "turns (turns.py)": Mechanism(
-        PACKAGE / "serve.py",
+        PACKAGE / "stages/serve.py",
         "if service.max_commands is not None:",
         "if False:",
         "bursts.py::test_a_queue",
@@ -69,13 +69,13 @@ MECHANISMS = {
         "collisions.py::test_one_client_process[2]",
     ),
     "a listener that collided steps aside (rearm.py)": Mechanism(
-        PACKAGE / "rearm.py",
+        PACKAGE / "unit/rearm.py",
         "step_aside(claimed)",
         "pass",
         "collisions.py::test_one_client_process[2]",
     ),
     "the helper waits until the answer has arrived (delivery.py)": Mechanism(
-        PACKAGE / "delivery.py",
+        PACKAGE / "stages/delivery.py",
         "            if self._ended() and (settled or late):",
         "            if self._ended():",
         "delivery.py::test_delivery[50 ms of round trip]",
@@ -87,13 +87,13 @@ MECHANISMS = {
         "killed.py::test_the_helper_is_killed[while the command runs]",
     ),
     "a dead helper has no turn (turns.py)": Mechanism(
-        PACKAGE / "turns.py",
+        PACKAGE / "doors/turns.py",
         "except ConnectionRefusedError:",
         "except InterruptedError:",
         "killed.py::test_a_helper_is_killed_in_the_queue[the one before, too]",
     ),
     "the wait status is told apart (supervise.py)": Mechanism(
-        PACKAGE / "supervise.py",
+        PACKAGE / "stages/supervise.py",
         "outcome.CORE_DUMP if os.WCOREDUMP(status) else outcome.SIGNAL",
         "outcome.EXIT_CODE",
         "killed.py::test_the_command_is_killed",
@@ -105,31 +105,31 @@ MECHANISMS = {
         "journald.py::test_journald_is_restarted",
     ),
     "the client's end does not wait for the record": Mechanism(
-        PACKAGE / "serve.py",
+        PACKAGE / "stages/serve.py",
         "            connection.end()\n        supervision.sweep()\n",
         "            pass\n        supervision.sweep()\n",
         "journald.py::test_journald_is_stuck",
     ),
     "a broken file is left out (generator.py)": Mechanism(
-        PACKAGE / "generator.py",
+        PACKAGE / "unit/generator.py",
         "except (Refusal, OSError) as error:",
         "except InterruptedError as error:",
         "under_load.py::test_a_broken_file_among_good_ones",
     ),
     "a file is opened once (files.py)": Mechanism(
-        PACKAGE / "files.py",
+        PACKAGE / "conf/files.py",
         "found = _content(descriptor)",
         'found = b"".join(text(file)[at : at + 9] for at in range(0, 999, 9))',
         "under_load.py::test_the_service_file_is_replaced",
     ),
     "an account that is gone is refused (identity.py)": Mechanism(
-        PACKAGE / "identity.py",
+        PACKAGE / "stages/identity.py",
         "if account is None:",
         "if False:",
         "under_load.py::test_the_user_is_deleted",
     ),
     "a fork that fails is a Refusal (command.py)": Mechanism(
-        PACKAGE / "command.py",
+        PACKAGE / "stages/command.py",
         "        raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None\n    if pid == 0:",
         "        os._exit(os.EX_OSERR)\n    if pid == 0:",
         "under_load.py::test_something_runs_out[no process]",
@@ -154,7 +154,7 @@ MECHANISMS = {
         "soak.py::test_soak",
     ),
     "what is shown of a file is escaped (values.py)": Mechanism(
-        PACKAGE / "values.py",
+        PACKAGE / "conf/values.py",
         "escape \\\\{shown(letter)};",
         "escape \\\\{letter};",
         "../test_fuzz.py::test_kept_input[service_file]",
@@ -167,7 +167,7 @@ SINCE_258 = ("a socket unit that fails", "a listener that collided")
 def switched_off(request: pytest.FixtureRequest) -> Iterator[Mechanism]:
     mechanism = MECHANISMS[request.param]
     place = mechanism.file
-    files = list(place.glob("*.py")) if place.is_dir() else [place]
+    files = list(place.rglob("*.py")) if place.is_dir() else [place]
     kept = {file: file.read_text() for file in files}
     assert any(mechanism.old in text for text in kept.values()), mechanism.old
     for file, text in kept.items():

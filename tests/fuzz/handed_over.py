@@ -7,10 +7,12 @@ import os
 import socket
 from collections.abc import Callable
 
-from spawnhelper import addresses, command, files, inherited
+from spawnhelper.conf import addresses, files
+from spawnhelper.conf.service import Service
+from spawnhelper.conf.values import CONNECTION_VARIABLES
+from spawnhelper.doors import inherited
 from spawnhelper.outcome import RESOURCES, Refusal
-from spawnhelper.service import Service
-from spawnhelper.values import CONNECTION_VARIABLES
+from spawnhelper.stages import command
 
 LISTEN = {b"LISTEN_PID": b"self", b"LISTEN_FDS": b"1", b"LISTEN_FDNAMES": b"fuzz"}
 WORDS = [

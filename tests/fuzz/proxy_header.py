@@ -8,10 +8,12 @@ import os
 import re
 import socket
 
-from spawnhelper import addresses, inherited, proxy, values
+from spawnhelper.conf import addresses, values
+from spawnhelper.conf.service import Service
+from spawnhelper.doors import inherited
 from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
-from spawnhelper.service import Service
 from spawnhelper.signals import Signals
+from spawnhelper.stages import proxy
 
 WORDS = [
     b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spawnhelper import generator, listeners, service, syntax
+from spawnhelper.conf import listeners, service, syntax
+from spawnhelper.conf.settings import KEYS
+from spawnhelper.conf.values import CONNECTION_VARIABLES
 from spawnhelper.outcome import CONFIG, Refusal
-from spawnhelper.settings import KEYS
-from spawnhelper.values import CONNECTION_VARIABLES
+from spawnhelper.unit import generator
 
 FILE = Path("/run/spawn-fuzz/any.conf")
 WORDS = [

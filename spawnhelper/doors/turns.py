@@ -17,17 +17,17 @@ import select
 import time
 from posix import environ
 
-from spawnhelper import banner
 from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal, printable
-from spawnhelper.wait import until_any
+from spawnhelper.stages import banner
+from spawnhelper.stages.wait import until_any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import socket
 
-    from spawnhelper.inherited import Connection
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
 else:
     import _socket as socket

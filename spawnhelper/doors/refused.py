@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
 
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
 else:
     import posix as os
 

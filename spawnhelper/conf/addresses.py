@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from spawnhelper.conf.values import DIGITS, consists_of, words
 from spawnhelper.outcome import shown
-from spawnhelper.values import DIGITS, consists_of, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ Raises ValueError as the functions of values do.
 
 from __future__ import annotations
 
-from spawnhelper.values import DIGITS, consists_of
+from spawnhelper.conf.values import DIGITS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

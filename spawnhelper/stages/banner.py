@@ -6,17 +6,17 @@ import _stat as stat
 import select
 import time
 
-from spawnhelper import files
+from spawnhelper.conf import files
 from spawnhelper.outcome import REFUSED, Refusal, misconfigured, shown
-from spawnhelper.wait import NSEC_PER_MSEC, until_ready
+from spawnhelper.stages.wait import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import socket
 
-    from spawnhelper.inherited import Connection
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
 else:
     import _socket as socket

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-from spawnhelper import addresses
+from spawnhelper.conf import addresses
 from spawnhelper.outcome import REFUSED, Problem, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
 
-    from spawnhelper.addresses import Prefix
-    from spawnhelper.inherited import Connection
-    from spawnhelper.service import Service
+    from spawnhelper.conf.addresses import Prefix
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
 else:
     import posix as os
 
@@ -76,7 +76,7 @@ def within(span: tuple[int, int], minute: int) -> bool:
 
 def refusal(service: Service, key: str, word: str | None, sentence: str) -> Refusal:
     """The Refusal by the line of the key that has the word."""
-    from spawnhelper import banner  # whoever may connect does not wait for it
+    from spawnhelper.stages import banner  # whoever may connect does not wait for it
 
     problems: tuple[Problem, ...] = (service.problem(key, sentence, word),)
     answer = b""

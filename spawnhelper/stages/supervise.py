@@ -10,8 +10,8 @@ import select
 import time
 
 from spawnhelper import outcome
-from spawnhelper.command import not_started
-from spawnhelper.wait import milliseconds_until
+from spawnhelper.stages.command import not_started
+from spawnhelper.stages.wait import milliseconds_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import signal
     from typing import Any, Self
 
-    from spawnhelper.command import Process
-    from spawnhelper.relay import Relay
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
     from spawnhelper.signals import Signals
-    from spawnhelper.traffic import Meter
+    from spawnhelper.stages.command import Process
+    from spawnhelper.stages.relay import Relay
+    from spawnhelper.stages.traffic import Meter
 else:
     import _signal as signal
     import posix as os

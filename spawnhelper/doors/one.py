@@ -5,20 +5,22 @@ from __future__ import annotations
 import sys
 from posix import environ
 
-from spawnhelper import command, files, identity, inherited, serve, service
+from spawnhelper.conf import files, service
+from spawnhelper.doors import inherited
 from spawnhelper.outcome import EXEC_FAILED, RESOURCES, Refusal
 from spawnhelper.signals import Signals
+from spawnhelper.stages import command, identity, serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
 
-    from spawnhelper.command import Process
-    from spawnhelper.identity import Identity
-    from spawnhelper.inherited import Connection
-    from spawnhelper.serve import Ended
-    from spawnhelper.service import Service
-    from spawnhelper.turns import Place
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
+    from spawnhelper.doors.turns import Place
+    from spawnhelper.stages.command import Process
+    from spawnhelper.stages.identity import Identity
+    from spawnhelper.stages.serve import Ended
 else:
     import posix as os
 
@@ -41,7 +43,7 @@ class One:
 
     def enter(self, settings: Service, connection: Connection) -> None:
         """Waits for the turn, or raises Refusal."""
-        from spawnhelper import turns
+        from spawnhelper.doors import turns
 
         self._place = turns.wait(settings, connection, self.signals)
 
@@ -56,7 +58,8 @@ class One:
         process = command.start(settings, self.who, connection, self.program)
         process.give_way()
         # Now, for an upgrade may replace what is used only at the end.
-        from spawnhelper import record, refused  # noqa: F401
+        from spawnhelper import record  # noqa: F401
+        from spawnhelper.doors import refused  # noqa: F401
 
         return process
 
@@ -81,7 +84,7 @@ def main(arguments: list[str]) -> int:
             return 0
         name = name or connection.service
         if not name:  # before systemd 257 nothing but the local address tells
-            from spawnhelper import listeners
+            from spawnhelper.conf import listeners
 
             name = listeners.service_of(connection)
         settings = service.load(file or files.file_of(name))
@@ -94,10 +97,11 @@ def main(arguments: list[str]) -> int:
         sentence = f"{type(error).__name__}: {error}"
         ended = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
 
-    from spawnhelper import record, refused
+    from spawnhelper import record
+    from spawnhelper.doors import refused
 
     if isinstance(ended, Refusal) and ended.result == EXEC_FAILED and settings is not None:
-        from spawnhelper import reasons
+        from spawnhelper.stages import reasons
 
         ended = reasons.refusal(settings, ended.sentence)
     if isinstance(ended, Refusal):

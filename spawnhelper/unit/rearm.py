@@ -12,7 +12,7 @@ import time
 if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
 
-from spawnhelper import files
+from spawnhelper.conf import files
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import os
     import socket
 
-    from spawnhelper.listeners import Listener
+    from spawnhelper.conf.listeners import Listener
 else:
     import _socket as socket
     import posix as os
@@ -54,7 +54,8 @@ def attempt(name: str, *, first: bool) -> int:
     begun = time.monotonic_ns() // NSEC_PER_USEC
     starting = start(unit)
 
-    from spawnhelper import listeners, record  # while systemd is at it
+    from spawnhelper import record  # while systemd is at it
+    from spawnhelper.conf import listeners  # while systemd is at it
 
     file = files.file_of(name)
     claimed = listeners.claimed(file)

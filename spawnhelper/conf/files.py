@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import _stat as stat  # the C module behind stat
 
+from spawnhelper.conf.values import NAME_CHARACTERS, consists_of
 from spawnhelper.outcome import Problem, misconfigured, printable, shown
-from spawnhelper.values import NAME_CHARACTERS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

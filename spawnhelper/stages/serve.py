@@ -14,11 +14,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from spawnhelper.command import Process
-    from spawnhelper.inherited import Connection
-    from spawnhelper.relay import Relay
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
+    from spawnhelper.stages.command import Process
+    from spawnhelper.stages.relay import Relay
 
     class Door(Protocol):
         """What a stage needs that is not the same behind every door."""
@@ -79,11 +79,11 @@ def serve(service: Service, connection: Connection, door: Door) -> Ended:
     """Runs the service's command for the connection, and sees to it that the client gets all of its
     answer, and its end. Blocks until then. Raises Refusal where no command ran."""
     if service.proxied:
-        from spawnhelper import proxy
+        from spawnhelper.stages import proxy
 
         proxy.receive(service, connection, door.signals)
     if service.restricted:
-        from spawnhelper import admission
+        from spawnhelper.stages import admission
 
         admission.check(service, connection)
     door.prepare(service)
@@ -91,7 +91,7 @@ def serve(service: Service, connection: Connection, door: Door) -> Ended:
         door.enter(service, connection)
     try:
         if service.banner is not None:
-            from spawnhelper import banner
+            from spawnhelper.stages import banner
 
             banner.greet(service, connection, door.signals)
         process = door.start(service, connection)
@@ -106,13 +106,13 @@ def serve(service: Service, connection: Connection, door: Door) -> Ended:
 
 def _follow(process: Process, service: Service, connection: Connection, door: Door) -> Ended:
     """From the command's start to the arrival of its answer."""
-    from spawnhelper.delivery import Delivery
-    from spawnhelper.supervise import Supervision
-    from spawnhelper.traffic import Meter
+    from spawnhelper.stages.delivery import Delivery
+    from spawnhelper.stages.supervise import Supervision
+    from spawnhelper.stages.traffic import Meter
 
     relay: Relay | None = None
     if service.size_limit is not None:
-        from spawnhelper.relay import Relay
+        from spawnhelper.stages.relay import Relay
 
         relay = Relay(connection, process, service.size_limit)
     meter = Meter(connection, relay, process.started)
@@ -139,7 +139,7 @@ def _follow(process: Process, service: Service, connection: Connection, door: Do
 def turn_away(connection: Connection, refusal: Refusal, signals: Signals) -> None:
     """Ends a connection that gets no command, without a byte to the client but for a banner."""
     if refusal.answer:
-        from spawnhelper import banner
+        from spawnhelper.stages import banner
 
         try:
             banner.send(connection, refusal.answer, signals)
@@ -151,7 +151,7 @@ def turn_away(connection: Connection, refusal: Refusal, signals: Signals) -> Non
 def see_off(connection: Connection, ended: Ended | Refusal, signals: Signals) -> None:
     """Lets a client that is still sending come to its end, for a bounded time, before the
     connection is closed."""
-    from spawnhelper import delivery
+    from spawnhelper.stages import delivery
 
     if isinstance(ended, Refusal):
         if ended.answer:

@@ -9,9 +9,9 @@ import _stat as stat
 import time
 from posix import environ
 
-from spawnhelper import files
-from spawnhelper.identity import Acting, drop
+from spawnhelper.conf import files
 from spawnhelper.outcome import EXEC_FAILED, NOTICE, RESOURCES, Refusal, misconfigured, shown
+from spawnhelper.stages.identity import Acting, drop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import NoReturn
 
-    from spawnhelper.identity import Identity
-    from spawnhelper.inherited import Connection
-    from spawnhelper.service import Service
-    from spawnhelper.values import Directory
+    from spawnhelper.conf.service import Service
+    from spawnhelper.conf.values import Directory
+    from spawnhelper.doors.inherited import Connection
+    from spawnhelper.stages.identity import Identity
 
     Limits = Mapping[str, tuple[int, int, int]]  # by key: the kernel's number, soft, hard
 else:
@@ -159,7 +159,7 @@ def _check_root(service: Service, root: str) -> None:
         os.stat(f"{root}/.")
         return
     except PermissionError:
-        from spawnhelper import reasons
+        from spawnhelper.stages import reasons
 
         why = reasons.of_root(root)
     except NotADirectoryError:

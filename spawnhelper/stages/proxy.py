@@ -10,10 +10,11 @@ from __future__ import annotations
 import select
 import time
 
-from spawnhelper import addresses, admission
+from spawnhelper.conf import addresses
+from spawnhelper.conf.values import DIGITS, consists_of, unmapped
 from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
-from spawnhelper.values import DIGITS, consists_of, unmapped
-from spawnhelper.wait import until_ready
+from spawnhelper.stages import admission
+from spawnhelper.stages.wait import until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from spawnhelper.inherited import Connection
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
 
     Ends = tuple[tuple[str, int], tuple[str, int]]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from spawnhelper.conf.values import NAME_CHARACTERS, consists_of
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
-from spawnhelper.values import NAME_CHARACTERS, consists_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
-    from spawnhelper.inherited import Connection
-    from spawnhelper.relay import Relay
+    from spawnhelper.doors.inherited import Connection
+    from spawnhelper.stages.relay import Relay
 else:
     import _socket as socket
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pwd
-
+from spawnhelper.conf.values import account_of, group_of
 from spawnhelper.outcome import Problem, misconfigured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    import pwd
 
-    from spawnhelper.service import Service
+    from spawnhelper.conf.service import Service
 else:
     import posix as os
 
@@ -156,21 +156,3 @@ def drop(identity: Identity) -> None:
 def _expect(what: str, found: object, wanted: object) -> None:
     if found != wanted:
         raise RuntimeError(f"the {what} are {found} after the drop and should be {wanted}")
-
-
-def account_of(name: str) -> pwd.struct_passwd | None:
-    """The account of this name or number, None where this machine has none."""
-    try:
-        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        return None
-
-
-def group_of(name: str) -> int | None:
-    """The number of the group of this name or number, None where this machine has none."""
-    import grp  # most commands have the group of their user
-
-    try:
-        return grp.getgrgid(int(name)).gr_gid if name.isdigit() else grp.getgrnam(name).gr_gid
-    except (KeyError, OverflowError):
-        return None

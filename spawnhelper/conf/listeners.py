@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from spawnhelper import files, identity, service
+from spawnhelper.conf import files, service
+from spawnhelper.conf.values import DIGITS, account_of, boolean, consists_of, group_of, unmapped
 from spawnhelper.outcome import Problem, misconfigured, printable, shown
-from spawnhelper.values import DIGITS, boolean, consists_of, unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from spawnhelper.inherited import Connection
-    from spawnhelper.syntax import Assignment
+    from spawnhelper.conf.syntax import Assignment
+    from spawnhelper.doors.inherited import Connection
 else:
     import _socket as socket
     import posix as os
@@ -23,8 +23,8 @@ BINDV6ONLY = "/proc/sys/net/ipv6/bindv6only"
 DEVICE_SIZE = 16  # IFNAMSIZ
 LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # RFC 4291, 2.5.6
 OWNERS: dict[str, tuple[str, Callable[[str], object]]] = {
-    "SocketUser": ("account", identity.account_of),
-    "SocketGroup": ("group", identity.group_of),
+    "SocketUser": ("account", account_of),
+    "SocketGroup": ("group", group_of),
 }
 LONGEST_PATH = 107  # of the 108 octets of sun_path, less the NUL
 

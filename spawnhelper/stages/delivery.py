@@ -11,15 +11,15 @@ import select
 import time
 
 from spawnhelper.outcome import IDLE_LIMIT, TIME_LIMIT, Refusal
-from spawnhelper.wait import NSEC_PER_MSEC, milliseconds_until, until_ready
+from spawnhelper.stages.wait import NSEC_PER_MSEC, milliseconds_until, until_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from spawnhelper.inherited import Connection
-    from spawnhelper.relay import Relay
+    from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
-    from spawnhelper.supervise import Supervision
-    from spawnhelper.traffic import Meter
+    from spawnhelper.stages.relay import Relay
+    from spawnhelper.stages.supervise import Supervision
+    from spawnhelper.stages.traffic import Meter
 
 NSEC_PER_USEC = 1_000
 NSEC_PER_SEC = 1_000_000_000

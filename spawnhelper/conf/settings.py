@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from spawnhelper import quantities, values
+from spawnhelper.conf import quantities, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from spawnhelper.addresses import Prefix
+    from spawnhelper.conf.addresses import Prefix
 
 SECOND = quantities.USEC_PER_SEC
 
@@ -106,19 +106,19 @@ def _limit(key: str) -> Setting:
 
 
 def _prefixes(text: str) -> list[Prefix]:
-    from spawnhelper import addresses  # most services have no use for it
+    from spawnhelper.conf import addresses  # most services have no use for it
 
     return addresses.prefixes(text)
 
 
 def _proxies(text: str) -> list[Prefix]:
-    from spawnhelper import addresses
+    from spawnhelper.conf import addresses
 
     return addresses.proxies(text)
 
 
 def _good_ends(text: str) -> list[int]:
-    from spawnhelper import statuses  # likewise
+    from spawnhelper.conf import statuses  # likewise
 
     return statuses.good_ends(text)
 

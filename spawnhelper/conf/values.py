@@ -3,6 +3,8 @@ that began with `KEY=TEXT`: what is wrong with it, and what would be right."""
 
 from __future__ import annotations
 
+import pwd
+
 from spawnhelper.outcome import shown
 
 TYPE_CHECKING = False
@@ -251,6 +253,24 @@ def working_directory(text: str) -> Directory:
 def unmapped(host: str) -> str:
     """An address, an IPv4-mapped one written as IPv4."""
     return host[len(MAPPED) :] if host.startswith(MAPPED) and "." in host else host
+
+
+def account_of(name: str) -> pwd.struct_passwd | None:
+    """The account of this name or number, None where this machine has none."""
+    try:
+        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        return None
+
+
+def group_of(name: str) -> int | None:
+    """The number of the group of this name or number, None where this machine has none."""
+    import grp  # most commands have the group of their user
+
+    try:
+        return grp.getgrgid(int(name)).gr_gid if name.isdigit() else grp.getgrnam(name).gr_gid
+    except (KeyError, OverflowError):
+        return None
 
 
 def consists_of(text: str, characters: str) -> bool:

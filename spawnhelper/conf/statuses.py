@@ -3,8 +3,8 @@ statuses of wait(2). One with a core dump is none of them, as in systemd.service
 
 from __future__ import annotations
 
+from spawnhelper.conf.values import words
 from spawnhelper.outcome import shown
-from spawnhelper.values import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

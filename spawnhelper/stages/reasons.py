@@ -13,8 +13,9 @@ import grp
 import pwd
 import select
 
-from spawnhelper import command, executables, files, identity
+from spawnhelper.conf import files
 from spawnhelper.outcome import EXEC_FAILED, Refusal, shown
+from spawnhelper.stages import command, executables, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
 
-    from spawnhelper.identity import Identity
+    from spawnhelper.conf.service import Service
     from spawnhelper.outcome import Problem
-    from spawnhelper.service import Service
+    from spawnhelper.stages.identity import Identity
 else:
     import _signal as signal
     import posix as os

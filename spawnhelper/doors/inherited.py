@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from spawnhelper import files
+from spawnhelper.conf import files
+from spawnhelper.conf.values import unmapped
 from spawnhelper.outcome import RESOURCES, Refusal, shown
-from spawnhelper.values import unmapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from spawnhelper import files, listeners
+from spawnhelper.conf import files, listeners
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import os
     import socket
 
-    from spawnhelper.command import Process
-    from spawnhelper.inherited import Connection
+    from spawnhelper.doors.inherited import Connection
+    from spawnhelper.stages.command import Process
 else:
     import _socket as socket
     import posix as os

@@ -1,0 +1,1 @@
+"""How a connection comes, and where its record goes."""
