@@ -11,6 +11,7 @@ from posix import environ
 
 from spawnhelper.conf import files
 from spawnhelper.outcome import EXEC_FAILED, NOTICE, RESOURCES, Refusal, misconfigured, shown
+from spawnhelper.signals import STOPS
 from spawnhelper.stages.identity import Acting, drop
 
 TYPE_CHECKING = False
@@ -205,13 +206,17 @@ def start(
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         failure, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         streams = Streams(service, identity)
+        # A stop of the child, before it has its own way with signals, must not look like ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         started = time.monotonic_ns()
         pid = os.fork()
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         raise _no_process(error) from None
     if pid == 0:
         client = connection.socket.fileno()
         _become(service, identity, client, streams, program, variables, limits, told, taken)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     os.close(told)
     streams.close_theirs()
     return Process(pid, started, failure, streams, identity)
