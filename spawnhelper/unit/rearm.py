@@ -54,8 +54,9 @@ def attempt(name: str, *, first: bool) -> int:
     begun = time.monotonic_ns() // NSEC_PER_USEC
     starting = start(unit)
 
-    from spawnhelper import record  # while systemd is at it
-    from spawnhelper.conf import listeners  # while systemd is at it
+    # While systemd is at it.
+    from spawnhelper import record
+    from spawnhelper.conf import listeners
 
     file = files.file_of(name)
     claimed = listeners.claimed(file)
