@@ -127,7 +127,8 @@ def test_hundreds_of_prefixes_in_a_file(service: Callable[..., Installed]) -> No
     assert there.talk() == b"here\n"
     code = (
         "import sys, time; sys.path.append('/usr/lib/python3/dist-packages')\n"
-        "from spawnhelper import service, admission\n"
+        "from spawnhelper.conf import service\n"
+        "from spawnhelper.stages import admission\n"
         "def once():\n"
         "    begun = time.process_time(); service.load(sys.argv[1])\n"
         "    return time.process_time() - begun\n"
