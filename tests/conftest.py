@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 from spawnhelper.signals import Signals
@@ -35,6 +36,11 @@ PATIENCE = 3 * SLACK  # seconds until nothing is expected to happen any more
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, at once
 BOOTED = "SPAWNHELPER_MACHINE" in os.environ
 in_machine = pytest.mark.skipif(not BOOTED, reason="needs a booted machine: tests/run")
+# However long a busy machine takes for one input, it says nothing about the input.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 PASSED = pytest.StashKey[bool]()
 _numbers = itertools.count()
 
