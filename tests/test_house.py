@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "outcome": set(),
     "signals": set(),
     "record": GROUND,
+    "post": {"record"},
     "conf": {*GROUND, "conf"},
     "stages": {*GROUND, "conf", "stages"},
-    "doors": {*GROUND, "record", "conf", "stages", "doors"},
+    "doors": {*GROUND, "record", "post", "conf", "stages", "doors"},
     "unit": {*GROUND, "record", "conf", "unit"},
     "ctl": {*GROUND, "record", "conf", "stages", "ctl", "__init__"},
 }

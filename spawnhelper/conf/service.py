@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spawnhelper.conf import files, syntax
 from spawnhelper.conf.settings import KEYS, LIMITS, SETTINGS, Setting
-from spawnhelper.conf.values import DIGITS, consists_of, words
+from spawnhelper.conf.values import DIGITS, boolean, consists_of, words
 from spawnhelper.outcome import Problem, Refusal, misconfigured, shown
 
 TYPE_CHECKING = False
@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from spawnhelper.conf.syntax import Assignment
     from spawnhelper.conf.values import Directory
 
-SECTIONS = ("Socket", "Spawn")
+SECTIONS = ("Socket", "Spawn", "Service")
 MOST_PROBLEMS = 50
 MAX_CONNECTIONS = 256  # of spawn@.socket
 MOST_DIGITS = 9  # systemd has 32 bits
 OURS = {
-    "Accept": "each connection has a process of its own",
     "Service": "spawn@.service serves every connection",
     "FileDescriptorName": "it carries the name of the service",
 }
@@ -36,9 +35,10 @@ NOT_STREAMS = (
 class Service:
     """What a service's files say. The attributes are those of the settings table, times in
     microseconds, sizes in bytes; None is a limit that is off, or a value that is left open.
-    banners: by their keys, as far as they have been read already. max_connections, per_source:
-    MaxConnections= and MaxConnectionsPerSource= that systemd goes by, as far as the service's files
-    say; 0 without the latter."""
+    banners: by their keys, as far as they have been read already. standing: whether there is a
+    server for all connections (Accept=no). max_connections, per_source: MaxConnections= and
+    MaxConnectionsPerSource= that systemd goes by, as far as the service's files say; 0 without the
+    latter."""
 
     user: tuple[str, str | None]
     group: str | None
@@ -73,12 +73,14 @@ class Service:
     log: str
     syslog_identifier: str | None
     syslog_facility: int
+    standing: bool
     max_connections: int
     per_source: int
 
     def __init__(self, name: str, file: str) -> None:
         self.name = name
         self.file = file
+        self.standing = False
         self.max_connections = MAX_CONNECTIONS
         self.per_source = 0
         self.given: dict[str, list[Assignment]] = {}
@@ -117,7 +119,9 @@ def load(file: str) -> Service:
     assignments, problems = read(file)
     service, further = _follow(file, assignments)
     for each in assignments:
-        if each.section == "Socket" and each.key == "MaxConnections":
+        if each.section == "Socket" and each.key == "Accept":
+            service.standing = is_standing([each])
+        elif each.section == "Socket" and each.key == "MaxConnections":
             service.max_connections = _number(each.value, MAX_CONNECTIONS)
         elif each.section == "Socket" and each.key == "MaxConnectionsPerSource":
             # A value that only systemd can read stands for 1: refused.py asks too often.
@@ -134,6 +138,19 @@ def load(file: str) -> Service:
 def _number(text: str, otherwise: int) -> int:
     known = consists_of(text, DIGITS) and len(text) <= MOST_DIGITS
     return int(text) if known else otherwise
+
+
+def is_standing(section: list[Assignment]) -> bool:
+    """Whether a [Socket] section asks for the standing server: Accept=no, where yes is the
+    default. A word that is neither counts as yes; that it is wrong others say."""
+    standing = False
+    for each in section:
+        if each.key == "Accept":
+            try:
+                standing = bool(each.value) and not boolean(each.value)
+            except ValueError:
+                standing = False
+    return standing
 
 
 def check_idle_limit(service: Service, *, tcp: bool) -> None:

@@ -6,11 +6,14 @@ import contextlib
 import os
 import sys
 
-from spawnhelper.conf import files, listeners
+from spawnhelper.conf import files, listeners, service
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.
 RESET = "ListenStream=\nExecStartPre=\n"
+# The server serves every listener of its service. One that cannot start is not to be started
+# without an end (systemd.socket(5)).
+STANDING = ("Service=spawn-server@%i.service", "TriggerLimitIntervalSec=2s")
 KMSG = "/dev/kmsg"
 LONGEST_LINE = 900  # of 1024 bytes that the kernel takes for a record
 
@@ -49,7 +52,10 @@ def main(arguments: list[str]) -> int:
 
 def drop_in(file: str) -> str:
     """What systemd is told about the service's socket; a Refusal where the file is not good."""
-    lines = [f"{each.key}={each.value}" for each in listeners.checked_section(file)]
+    section = listeners.checked_section(file)
+    lines = [f"{each.key}={each.value}" for each in section]
+    if service.is_standing(section):
+        lines += STANDING
     head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[Socket]\n"
     return head + RESET + "\n".join(lines) + "\n"
 

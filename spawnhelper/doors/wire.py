@@ -1,0 +1,146 @@
+"""What the server and a worker say to each other, one message each (unix(7), SOCK_SEQPACKET).
+
+A worker is the command's user, and a command can do to it what that user can. So the server, which
+is root, believes only the form of what a worker says: so many numbers within bounds, and texts that
+are shown as text. Whose connection it was, and what the service is, the server knows by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from spawnhelper import outcome
+from spawnhelper.doors.inherited import Connection
+from spawnhelper.outcome import Problem, Refusal, shown
+from spawnhelper.stages.serve import Ended
+
+# To a worker: serve this connection, whose descriptor comes along; its turn has come; it has waited
+# for long enough.
+CONNECTION, TURN, NO_TURN = b"C", b"T", b"N"
+# From a worker: it can take a connection; it has to be replaced; it cannot become what it is to be;
+# its connection waits for its turn; the command has ended; what became of one that ran, and of one
+# that did not.
+READY, SPENT, UNFIT, WAITS, LEAVES, ENDED, REFUSED = b"R", b"S", b"U", b"W", b"L", b"E", b"F"
+RESULTS = (*outcome.ENDED, *outcome.NEVER_RAN)
+MEASURES = ("duration", "cpu", "peak", "killed", "undelivered", "pid", "came", "out")
+LARGEST = (1 << 63) - 1
+ABSENT = -1
+# The result, the status, whether nothing is left of the command and whether the client may be
+# sending, the measures, the time waited, three ports, the line of a problem.
+NUMBERS = struct.Struct(f"!{4 + len(MEASURES) + 1 + 3 + 1}q")
+LENGTH = struct.Struct("!H")
+# Three addresses; a sentence, the file of a problem and its sentence.
+TEXTS = 6
+LONGEST_TEXT = 4096
+LONGEST = 1 + NUMBERS.size + TEXTS * (LENGTH.size + LONGEST_TEXT)
+
+
+class Garbled(Exception):
+    """A message that no worker of ours sends."""
+
+
+def hand_over(channel: socket.socket, client: int) -> None:
+    """Gives a connection to a worker. Raises OSError where that is gone."""
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", client))
+    channel.sendmsg([CONNECTION], [rights])
+
+
+def take_over(channel: socket.socket) -> int | None:
+    """The descriptor of the next connection, None where there will be none. Blocks."""
+    size = struct.calcsize("i")
+    message, rights, flags, _ = channel.recvmsg(
+        len(CONNECTION) + 1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
+    )
+    if message != CONNECTION or flags & socket.MSG_CTRUNC or len(rights) != 1:
+        return None
+    (descriptor,) = struct.unpack("i", rights[0][2])
+    return int(descriptor)
+
+
+def report(connection: Connection, ended: Ended | Refusal) -> bytes:
+    """A worker's word for what became of a connection."""
+    waited = ABSENT if connection.waited is None else connection.waited
+    ends = (connection.remote, connection.local, connection.proxy)
+    ports = [ABSENT if end is None else end[1] for end in ends]
+    hosts = ["" if end is None else end[0] for end in ends]
+    if isinstance(ended, Refusal):
+        kind, status, flags = REFUSED, ended.status, (True, bool(ended.answer))
+        measures = [ABSENT] * len(MEASURES)
+        problem = ended.problems[0] if ended.problems else Problem("", None, "")
+        line = ABSENT if problem.line is None else problem.line
+        texts = [*hosts, ended.sentence, problem.file, problem.sentence]
+    else:
+        kind, status = ENDED, ABSENT if ended.status is None else ended.status
+        flags = (ended.childless, ended.sending)
+        found = [getattr(ended, name) for name in MEASURES]
+        measures = [ABSENT if value is None else min(value, LARGEST) for value in found]
+        line, texts = ABSENT, [*hosts, "", "", ""]
+    result = RESULTS.index(ended.result)
+    numbers = NUMBERS.pack(result, status, *flags, *measures, waited, *ports, line)
+    return kind + numbers + b"".join(map(_text, texts))
+
+
+def reported(message: bytes, connection: Connection) -> Ended | Refusal:
+    """What a worker has reported, with what it says of the connection noted there.
+
+    Raises Garbled.
+    """
+    try:
+        numbers = NUMBERS.unpack_from(message, 1)
+        texts = list(_texts(message[1 + NUMBERS.size :]))
+        result, status, childless, sending = numbers[:4]
+        word = RESULTS[result]
+    except (struct.error, IndexError) as error:
+        raise Garbled from error
+    if len(texts) != TEXTS or min(numbers) < ABSENT or result < 0:
+        raise Garbled
+    *measures, waited, remote, local, proxy, line = numbers[4:]
+    connection.waited = None if waited == ABSENT else waited
+    ends = [
+        None if port == ABSENT else (host, port)
+        for host, port in zip(texts[:3], (remote, local, proxy), strict=True)
+    ]
+    if proxy != ABSENT:  # else what the kernel says
+        connection.remote, connection.local, connection.proxy = ends
+    if message[:1] == REFUSED:
+        sentence, file, wrong = texts[3:]
+        where = (Problem(file, None if line == ABSENT else line, wrong),) if wrong else ()
+        return Refusal(word, os.EX_OK, sentence, where, b"." if sending else b"")
+    if word not in outcome.ENDED or status > 0xFFFF:
+        raise Garbled
+    ended = Ended()
+    ended.result, ended.status = word, None if status == ABSENT else status
+    ended.childless, ended.sending = bool(childless), bool(sending)
+    for name, value in zip(MEASURES, measures, strict=True):
+        setattr(ended, name, None if value == ABSENT else value)
+    if None in (ended.duration, ended.cpu, ended.peak, ended.killed, ended.undelivered, ended.pid):
+        raise Garbled
+    return ended
+
+
+def complaint(sentence: str) -> bytes:
+    """A worker's word for why it cannot become what it is to be."""
+    return UNFIT + sentence.encode(errors="replace")[:LONGEST_TEXT]
+
+
+def complained(message: bytes) -> str:
+    """The sentence of a complaint, as it can be shown."""
+    return shown(message[1:].decode(errors="replace"), LONGEST_TEXT)
+
+
+def _text(text: str) -> bytes:
+    octets = text.encode(errors="surrogateescape")[:LONGEST_TEXT]
+    return LENGTH.pack(len(octets)) + octets
+
+
+def _texts(octets: bytes) -> Iterator[str]:
+    """Raises struct.error where they are cut short."""
+    while octets:
+        (length,) = LENGTH.unpack_from(octets)
+        text, octets = octets[LENGTH.size :][:length], octets[LENGTH.size + length :]
+        if len(text) < length:
+            raise struct.error
+        yield shown(text.decode(errors="surrogateescape"), LONGEST_TEXT)

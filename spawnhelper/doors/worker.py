@@ -1,0 +1,175 @@
+"""A worker of the standing server: it becomes the service's user, and serves one connection after
+the other.
+
+Its commands are of the same user. They can signal it, stop it and change its limits, but neither
+trace it nor read its memory or descriptors: a process that has changed its user is not dumpable
+(prctl(2), PR_SET_DUMPABLE), and it executes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import socket
+import sys
+import time
+from typing import NoReturn
+
+import _prctl
+
+from spawnhelper.conf.service import Service
+from spawnhelper.doors import wire
+from spawnhelper.doors.inherited import Connection
+from spawnhelper.outcome import RESOURCES, Refusal, shown
+from spawnhelper.signals import Signals
+from spawnhelper.stages import command, serve
+from spawnhelper.stages.plan import Plan
+from spawnhelper.stages.wait import until_any
+
+# Postfix has the same (master(5), max_use): whatever adds up does so only so far.
+MOST_USES = 100
+NSEC_PER_USEC = 1_000
+LIMITS = 16  # RLIM_NLIMITS of asm-generic/resource.h
+
+
+class Worker:
+    """The stages' door to a worker. channel: to the server, which gives turns."""
+
+    def __init__(self, plan: Plan, limits: command.Limits, channel: socket.socket) -> None:
+        self.signals = Signals()
+        self.plan = plan
+        self.limits = limits
+        self.channel = channel
+        self._turn = False
+        # What a limit or a stream of its own takes, posix_spawn(3) cannot.
+        self._forks = bool(limits) or plan.service.standard_error == "journal"
+
+    def prepare(self, service: Service) -> None:
+        """Nothing: the server has."""
+
+    def enter(self, service: Service, connection: Connection) -> None:
+        """Waits until the server says that it is this connection's turn, or raises Refusal."""
+        begun = time.monotonic_ns()
+        self._turn = True
+        self.channel.send(wire.WAITS)
+        client = connection.socket.fileno()
+        awaited = [(client, 0), (self.channel.fileno(), select.POLLIN)]
+        ready = until_any(awaited, None, "its turn", self.signals)
+        answer = self.channel.recv(1) if self.channel.fileno() in ready else b""
+        if answer == wire.TURN:
+            connection.waited = (time.monotonic_ns() - begun) // NSEC_PER_USEC
+            return
+        cause = "QueueLimit= was over" if answer == wire.NO_TURN else "the client went away"
+        from spawnhelper.doors import turns
+
+        raise turns.refusal(service, cause)
+
+    def leave(self) -> None:
+        """Tells the server that the command has ended, and its turn with it."""
+        if self._turn:
+            self._turn = False
+            self.channel.send(wire.LEAVES)
+
+    def start(self, service: Service, connection: Connection) -> command.Process:
+        """Starts the command, as what this process is. Raises Refusal."""
+        self._turn = True
+        plan = self.plan
+        if self._forks:
+            return command.start(service, plan.who, connection, plan.program, self.limits)
+        return command.spawn(service, plan.who, connection, plan.program)
+
+    def serve(self, descriptor: int) -> serve.Ended | Refusal:
+        """Serves one connection, and reports what became of it."""
+        with socket.socket(fileno=descriptor) as client:
+            connection = Connection(client, self.plan.service.name, "")
+            ended: serve.Ended | Refusal
+            try:
+                ended = serve.serve(self.plan.service, connection, self)
+            except Refusal as refusal:
+                ended = refusal
+                serve.turn_away(connection, ended, self.signals)
+            except Exception as error:
+                sys.excepthook(*sys.exc_info())
+                ended = Refusal(RESOURCES, os.EX_SOFTWARE, f"{type(error).__name__}: {error}")
+                connection.end()
+            self.channel.send(wire.report(connection, ended))
+            serve.see_off(connection, ended, self.signals)
+        return ended
+
+
+def run(plan: Plan, channel: socket.socket, group: str | None) -> NoReturn:
+    """Becomes a worker, in a fresh child of the server, and serves until the server has gone, stops
+    it, or has to replace it. group: the control group to be in. Needs root to begin with."""
+    status = os.EX_OSERR
+    try:
+        worker = _born(plan, channel, group)
+        if worker is not None:
+            _work(worker, channel)
+            status = os.EX_OK
+    except (BrokenPipeError, ConnectionResetError):
+        status = os.EX_OK  # the server has gone
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _born(plan: Plan, channel: socket.socket, group: str | None) -> Worker | None:
+    """Takes on all that the commands are to be, once, in the order of a command's child, and as far
+    as a process can have it before its child does; None where that fails, and the server is told.
+    """
+    service = plan.service
+    key, what = "", "starting a session"
+    try:
+        os.setsid()
+        command.reset_signals()
+        os.umask(service.umask)
+        if group is not None:
+            what = f"joining {group}"
+            with open(f"{group}/cgroup.procs", "w", encoding="ascii") as members:
+                members.write("0")
+        key, what = "LimitNOFILE", command.NR_OPEN
+        limits = command.within_nr_open(command.limits_of(service))
+        for step in command.take_on(service, plan.who, limits):
+            key, what = step
+        _prctl.prctl(_prctl.PR_SET_DUMPABLE, 0)
+        _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
+        return Worker(plan, limits, channel)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        channel.send(wire.complaint(f"{key}={shown(what)}: {why}"))
+        return None
+
+
+def _work(worker: Worker, channel: socket.socket) -> None:
+    """One connection after the other."""
+    before = _condition()
+    for _ in range(MOST_USES):
+        channel.send(wire.READY)
+        if not _task(worker, channel):
+            return
+        descriptor = wire.take_over(channel)
+        if descriptor is None:
+            return
+        ended = worker.serve(descriptor)
+        left = not isinstance(ended, Refusal) and not ended.childless
+        if left or worker.signals.stopped or _condition() != before:
+            break
+    channel.send(wire.SPENT)
+
+
+def _task(worker: Worker, channel: socket.socket) -> bool:
+    """Whether there is something to do, before a stop."""
+    with contextlib.suppress(Refusal):
+        until_any([(channel.fileno(), select.POLLIN)], None, "work", worker.signals)
+        return True
+    return False
+
+
+def _condition() -> tuple[object, ...]:
+    """What a command of the same user can change about this process, and the next would inherit."""
+    limits = (resource.getrlimit(number) for number in range(LIMITS))
+    policy = os.sched_getscheduler(0), os.sched_getparam(0), os.sched_getaffinity(0)
+    return (*limits, os.getpriority(os.PRIO_PROCESS, 0), *policy)

@@ -1,0 +1,31 @@
+"""What a service's files come to: what is decided before there is a connection. Root's alone."""
+
+from __future__ import annotations
+
+from spawnhelper.conf import files, service
+from spawnhelper.conf.service import Service
+from spawnhelper.stages import banner, command, identity
+from spawnhelper.stages.identity import Identity
+
+
+class Plan:
+    """A service that can be followed, with its user and its program. Its banners have been read,
+    for a worker must not trust what its user could have put in their place."""
+
+    __slots__ = ("program", "service", "who")
+
+    def __init__(self, settings: Service, who: Identity, program: str) -> None:
+        self.service = settings
+        self.who = who
+        self.program = program
+
+
+def made(name: str) -> Plan:
+    """The plan of this service, from its files as they are now. Raises Refusal."""
+    settings = service.load(files.file_of(name))
+    who = identity.resolve(settings)
+    program = command.find(settings)
+    for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
+        if path is not None:
+            settings.banners[key] = banner.text(settings, key, path)
+    return Plan(settings, who, program)
