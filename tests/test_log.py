@@ -554,3 +554,29 @@ def test_journalctl_explains_a_success(service: Callable[..., Installed]) -> Non
     said = run("journalctl", "-q", "-x", f"SPAWN_SERVICE={there.name}").stdout
     assert "Subject: A connection was served" in said
     assert "and ended well (exited, 3): with exit" in said
+
+
+# Has as many watches as the kernel gives to one user, and then becomes the program.
+WATCHERS = """
+import ctypes, os, pwd, sys
+someone = pwd.getpwnam("games")
+os.setgroups([int(sys.argv[1])])
+os.setgid(someone.pw_gid)
+os.setuid(someone.pw_uid)
+watch = ctypes.CDLL(None).inotify_init1
+while watch(0) >= 0: pass
+os.execvp("spawnctl", ["spawnctl", "log", "-f"])
+"""
+
+
+def test_follow_without_a_watch_left(service: Callable[..., Installed]) -> None:
+    there = service(TRUE)
+    there.talk()
+    there.record()
+    group = run("getent", "group", "systemd-journal").stdout.split(":")[2]
+    done = run("/usr/bin/python3", "-c", WATCHERS, group, check=False)
+    assert done.returncode == os.EX_OSERR
+    assert done.stderr == (
+        "spawnctl: new entries cannot be watched for: Too many open files; close other watchers, "
+        "or raise fs.inotify.max_user_instances (inotify(7))\n"
+    )

@@ -342,7 +342,8 @@ SETTINGS = (
         True,
         "yes",
         "Whether set-user-ID programs and file capabilities are without effect for the command. "
-        "With `no` such a program still gets none but the few capabilities of spawn@.service.",
+        "With `no` such a program still gets none but the few capabilities of spawn@.service. A "
+        "program whose file needs another one does not start, with either.",
         "systemd.exec(5)",
     ),
     Setting(

@@ -164,7 +164,7 @@ class Journal:
         poll = select.poll()
         tick = TICK
         for reader in self._readers:
-            poll.register(reader.fd, int(reader.events))
+            poll.register(_descriptor(reader), int(reader.events))
             if reader.timeout != NO_TIMEOUT:
                 tick = NETWORK_TICK
         surplus = 0
@@ -481,3 +481,15 @@ def _unread(path: str, error: OSError | SystemError) -> Unread:
         return Unread(path, reason, isinstance(error, PermissionError))
     reason, code = error.args
     return Unread(path, FAULTS.get(code, reason), code in ("EACCES", "EPERM"))
+
+
+def _descriptor(reader: JournalReader) -> int:
+    """What tells that there are new entries; a Complaint where the kernel has no more of it."""
+    try:
+        return int(reader.fd)
+    except SystemError as error:  # the sentence of libsystemd's error, and its name
+        sentence = f"new entries cannot be watched for: {error.args[0]}"
+        if "EMFILE" in error.args:  # inotify_init(2)
+            right = "close other watchers, or raise fs.inotify.max_user_instances (inotify(7))"
+            sentence += f"; {right}"
+        raise Complaint(os.EX_OSERR, sentence) from None
