@@ -143,11 +143,14 @@ def of_listener(name: str, unit: str, result: str) -> list[str]:
 
 
 def of_refused(service: Service, count: int) -> list[str]:
-    """The fields for connections that systemd refused: how many since this was last said."""
+    """The fields for connections that systemd, or a standing server, refused: how many since this
+    was last said."""
     unit = f"spawn@{service.name}.socket"
     were = "connection was" if count == 1 else "connections were"
     sentence = f"{count} {were} refused above MaxConnections={service.max_connections}"
-    if service.per_source:
+    if service.standing:
+        sentence = f"{count} {were} refused above MaxConnectionsPerSource={service.per_source}"
+    elif service.per_source:
         sentence += " or MaxConnectionsPerSource="
     return [
         *_head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),

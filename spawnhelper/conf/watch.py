@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from spawnhelper.conf import files
-from spawnhelper.conf.service import Service
+from spawnhelper.outcome import Refusal
 
 # The kernel's clock for times of files ticks so slowly that two changes can have the same time.
 TICK = 20_000_000  # nanoseconds
@@ -19,42 +20,44 @@ Seen = tuple[int, int, int, int]
 
 
 class Watch:
-    """The files that a service was read from, as they were before that."""
+    """The files that a service is read from, as they are just before that."""
 
     def __init__(self, name: str) -> None:
         self._begun = time.time_ns()
-        self._settled = False
         self._paths = _paths(name)
         self._seen = _look(self._paths)
+        self._fresh = self._changed_lately(self._seen)
 
-    def also(self, settings: Service) -> None:
+    def also(self, paths: Iterable[str]) -> None:
         """Watches what the service names, too. To be called once it has been read."""
-        named = (settings.banner, settings.banner_refused, settings.root_directory)
-        more = [path for path in (*named, settings.argv[0]) if path and path[0] == "/"]
+        more = list(paths)
+        seen = _look(more)
         self._paths += more
-        self._seen += _look(more)
+        self._seen += seen
+        self._fresh = self._fresh or self._changed_lately(seen)
 
     def changed(self) -> bool:
-        """Whether to read them anew."""
-        if _look(self._paths) != self._seen:
-            return True
-        if not self._settled and time.time_ns() - self._begun > TICK:
-            self._settled = True  # a change just after the look could not be told; once more
-            return self._youngest() > self._begun - TICK
-        return False
+        """Whether to read them anew. That is so as well where one changed while they were read, or
+        just before: a further change could have the same time, and not be told from it."""
+        return self._fresh or _look(self._paths) != self._seen
 
-    def _youngest(self) -> int:
-        return max((seen[0] for seen in self._seen if seen is not None), default=0)
+    def _changed_lately(self, seen: list[Seen | None]) -> bool:
+        earliest, latest = self._begun - TICK, time.time_ns() + TICK
+        return any(each is not None and earliest <= each[0] <= latest for each in seen)
 
 
 def _paths(name: str) -> list[str]:
     """Every file that can be one of the service's, and every name on the way there."""
     file = files.file_of(name)
     folders = files.drop_in_folders(file)
+    try:
+        sources = files.sources(file)
+    except Refusal:  # a folder that cannot be read, as reading it will tell
+        sources = []
     wanted = [
         *(f"{folder}/{name}{files.SUFFIX}" for folder in (files.DIRECTORY, files.VENDOR)),
         *folders,
-        *files.sources(file),
+        *sources,
         files.DEFAULTS,
         *ALWAYS,
     ]

@@ -6,29 +6,79 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from spawnhelper.doors import worker
+from spawnhelper.doors.inherited import Connection
 from spawnhelper.stages.plan import Plan
 
-if TYPE_CHECKING:
-    from spawnhelper.doors.server import Held
-
 CGROUPS = "/sys/fs/cgroup"
+GROUP = "worker-"
 CHANNEL = 3  # a worker's only descriptor but for its streams
+NEVER = (1 << 63) - 1  # nanoseconds
+NSEC_PER_SEC = 1_000_000_000
+BIRTH_TIME = 30 * NSEC_PER_SEC
+# For what a worker does once it has nothing to do any more.
+END_TIME = 10 * NSEC_PER_SEC
 HELD_BACK = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+MOST_LISTED = 1 << 20  # bytes of a list of children
+
+
+class Held:
+    """One connection that was accepted. source: who counts against MaxConnectionsPerSource=. turn:
+    whether it has one; waits_until: when its wait for one is over, None while it does not wait.
+    reported: whether its worker has said what became of it. known: whether all of its plan is
+    known, and not only what a record needs. worker: None until it has one."""
+
+    __slots__ = (
+        "connection",
+        "known",
+        "plan",
+        "reported",
+        "source",
+        "turn",
+        "waits_until",
+        "worker",
+    )
+
+    def __init__(self, connection: Connection, plan: Plan, source: str) -> None:
+        self.connection = connection
+        self.plan = plan
+        self.source = source
+        self.known = True
+        self.turn = False
+        self.waits_until: int | None = None
+        self.reported = False
+        self.worker: Worker | None = None
 
 
 class Worker:
     """One of them, as the server has it. channel: to it. group: its control group, None where there
-    can be none. held: its connection. ready: whether it has ever been. idle_since: CLOCK_MONOTONIC
-    in nanoseconds."""
+    can be none. plan: None where the server was another program when it was born. held: its
+    connection. ready: whether it has ever been. untaken: whether it has ended with its connection
+    not even taken. fault: why it was ended, "" where it was not. late: whether that was its time.
+    deadline: when it must have done what it does; idle_since: both CLOCK_MONOTONIC in nanoseconds.
+    """
 
-    __slots__ = ("channel", "group", "held", "idle_since", "pid", "plan", "ready", "retired")
+    __slots__ = (
+        "channel",
+        "deadline",
+        "fault",
+        "group",
+        "held",
+        "idle_since",
+        "late",
+        "pid",
+        "plan",
+        "ready",
+        "retired",
+        "untaken",
+    )
 
-    def __init__(self, pid: int, channel: socket.socket, plan: Plan, group: str | None) -> None:
+    def __init__(
+        self, pid: int, channel: socket.socket, plan: Plan | None, group: str | None
+    ) -> None:
         self.pid = pid
         self.channel = channel
         self.plan = plan
@@ -36,14 +86,19 @@ class Worker:
         self.held: Held | None = None
         self.ready = False
         self.retired = False
+        self.untaken = False
+        self.late = False
+        self.fault = ""
         self.idle_since = time.monotonic_ns()
+        self.deadline = self.idle_since + BIRTH_TIME
 
-    def kill(self) -> None:
+    def kill(self, fault: str) -> None:
         """Ends it and all that its commands have left."""
+        self.fault = self.fault or fault
+        self.retired = True
+        self.deadline = time.monotonic_ns() + END_TIME  # then once more
         if self.group is not None:
-            with contextlib.suppress(OSError), open(f"{self.group}/cgroup.kill", "w") as switch:
-                switch.write("1")
-                return
+            _kill_group(self.group)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -51,29 +106,23 @@ class Worker:
         """Has it end once it has nothing to do."""
         if not self.retired:
             self.retired = True
-            self.channel.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        """Takes back what was for it. It has ended."""
-        self.channel.close()
-        if self.group is not None:
-            self.kill()
-            for _ in range(50):  # what was killed is gone after a millisecond or so
-                try:
-                    os.rmdir(self.group)
-                    return
-                except FileNotFoundError:
-                    return
-                except OSError:
-                    time.sleep(0.002)
+            with contextlib.suppress(OSError):  # it has ended already
+                self.channel.shutdown(socket.SHUT_WR)
+            if self.held is None and self.ready:
+                self.deadline = time.monotonic_ns() + END_TIME
 
 
 class Nursery:
-    """Where workers come from."""
+    """Where workers come from, and where their control groups end. trouble: a sentence to be said
+    about it. count: of the control groups that were made."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 0, used: Iterable[str] = ()) -> None:
+        self.count = count
+        self.trouble = ""
         self._base = _own_group()
-        self._count = 0
+        self._ended: list[str] = []
+        if self._base is not None:
+            self._tidy_up(self._base, set(used))
 
     def born(self, plan: Plan) -> Worker:
         """A new worker, which says by itself when it is ready. Raises OSError."""
@@ -88,6 +137,7 @@ class Nursery:
                 worker.run(plan, socket.socket(fileno=CHANNEL), group)
         except OSError:
             ours.close()
+            self.end(group)
             raise
         finally:
             theirs.close()
@@ -95,19 +145,48 @@ class Nursery:
         ours.setblocking(False)
         return Worker(pid, ours, plan, group)
 
+    def end(self, group: str | None) -> None:
+        """Ends what is left in a worker's control group, and takes it away."""
+        if group is not None and not _removed(group):
+            self._ended.append(group)
+
+    def look(self) -> bool:
+        """Goes on with that; whether there is something left to do."""
+        self._ended = [group for group in self._ended if not _removed(group)]
+        return bool(self._ended)
+
     def _group(self) -> str | None:
         if self._base is None:
             return None
-        self._count += 1
-        group = f"{self._base}/worker-{os.getpid()}-{self._count}"
+        self.count += 1
+        group = f"{self._base}/{GROUP}{os.getpid()}-{self.count}"
         try:
             os.mkdir(group)
         except OSError as error:
-            why = f"{group}: {error.strerror}"
-            print(f"<4>no control groups for workers: {why}", file=sys.stderr)
+            self.trouble = f"no control groups for workers: {group}: {error.strerror}"
             self._base = None
             return None
         return group
+
+    def _tidy_up(self, base: str, used: set[str]) -> None:
+        """Takes away what a server that was killed has left."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(base):
+                if name.startswith(GROUP) and f"{base}/{name}" not in used:
+                    self.end(f"{base}/{name}")
+
+
+def children() -> list[int]:
+    """The processes that this one is the parent of (proc_pid_task(5)), as far as the list is short
+    enough to be read. Raises OSError."""
+    descriptor = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while len(text) < MOST_LISTED and (part := os.read(descriptor, 65536)):
+            text += part
+    finally:
+        os.close(descriptor)
+    return [int(pid) for pid in text.rpartition(b" ")[0].split()]
 
 
 def _own_group() -> str | None:
@@ -115,5 +194,22 @@ def _own_group() -> str | None:
     with open("/proc/self/cgroup", encoding="utf-8") as groups:
         for line in groups:
             if line.startswith("0::"):
-                return f"{CGROUPS}{line.removeprefix('0::').strip()}"
+                return f"{CGROUPS}{line.removeprefix('0::').strip().rstrip('/')}"
     return None
+
+
+def _kill_group(group: str) -> None:
+    with contextlib.suppress(OSError), open(f"{group}/cgroup.kill", "w") as switch:
+        switch.write("1")
+
+
+def _removed(group: str) -> bool:
+    """Whether a control group is gone, with all that was in it. What was killed takes a moment."""
+    try:
+        os.rmdir(group)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        _kill_group(group)
+        return False
+    return True

@@ -3,6 +3,8 @@
 It is root, and the only one with privileges. It reads no byte of a client and runs no command; that
 is for its workers, each of which has become the service's user before it has a client. It accepts
 only what it can hand on: who comes above MaxConnections= waits in the kernel's backlog, in order.
+Nothing here waits for anybody: one loop, of bounded steps, in which whatever cannot be done at once
+is done later, by the clock.
 """
 
 from __future__ import annotations
@@ -16,133 +18,157 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
 
+import _prctl
 from systemd import daemon
 
 from spawnhelper import record
 from spawnhelper.conf import files, service
-from spawnhelper.conf.service import Service
 from spawnhelper.conf.watch import Watch
-from spawnhelper.doors import wire
+from spawnhelper.doors import handover, pool, wire
 from spawnhelper.doors.inherited import Connection
-from spawnhelper.doors.pool import Nursery, Worker
-from spawnhelper.outcome import EXEC_FAILED, RESOURCES, TIME_LIMIT, Refusal
+from spawnhelper.doors.lobby import Lobby
+from spawnhelper.doors.notices import Notices
+from spawnhelper.doors.pool import NEVER, NSEC_PER_SEC, Held, Nursery, Worker
+from spawnhelper.doors.registrar import Registrar
+from spawnhelper.doors.turnstile import Turnstile
+from spawnhelper.outcome import ERR, RESOURCES, STOPPED, TIME_LIMIT, WARNING, Refusal, shown
 from spawnhelper.post import Outbox
 from spawnhelper.signals import Signals
-from spawnhelper.stages import command, plan, reasons, supervise
+from spawnhelper.stages import command, plan, supervise
 from spawnhelper.stages.plan import Plan
-from spawnhelper.stages.serve import Ended
 
 NSEC_PER_USEC = 1_000
-LARGEST = (1 << 63) - 1
-NSEC_PER_SEC = 1_000_000_000
-TICK = 1  # seconds between looks at the clock while there is something to look for
+NSEC_PER_MSEC = 1_000_000
+TICK = 1 * NSEC_PER_SEC  # between looks at what has a deadline
+SOON = 20 * NSEC_PER_MSEC  # for what was killed to be gone
 # Beyond what the service's limits come to: a machine can be slow.
 GRACE = 10 * NSEC_PER_SEC
 LONGEST_DELIVERY = 960 * NSEC_PER_SEC  # its own bounds, one after the other
+SEEING_OFF = 40 * NSEC_PER_SEC  # of a client that goes on sending
 IDLE_FOR = 100 * NSEC_PER_SEC  # as Postfix's workers (master(5), max_idle)
 SPARE = 1
 MOST_BEGINNING = 4
-MISBIRTH_PAUSE = 1 * NSEC_PER_SEC
+FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
+DEAF_FOR = 1 * NSEC_PER_SEC  # when a connection cannot be accepted
+REFUSED_PAUSE = 10 * NSEC_PER_SEC  # between two records of connections above a limit
 STOP_TIME = 80 * NSEC_PER_SEC  # before systemd loses patience
-MOST_HEARD = 256  # events at a time
-MOST_EXPLAINING = 4
-SEEN_OFF = 5 * NSEC_PER_SEC
-
-
-class Held:
-    """One connection that a worker has. deadline: CLOCK_MONOTONIC in nanoseconds, by which it must
-    have reported. turn: whether it has one; waits_until: when the wait for it is over, None while
-    it does not wait. source: who counts against MaxConnectionsPerSource=."""
-
-    __slots__ = (
-        "connection",
-        "deadline",
-        "late",
-        "plan",
-        "reported",
-        "source",
-        "turn",
-        "waits_until",
-    )
-
-    def __init__(self, connection: Connection, plan: Plan, source: str) -> None:
-        self.connection = connection
-        self.plan = plan
-        self.source = source
-        self.deadline = 0
-        self.turn = False
-        self.waits_until: int | None = None
-        self.reported = False
-        self.late = False
+LAST_RECORDS = 5 * NSEC_PER_SEC  # for a journal that takes none, at the end
+# So many at a time.
+MOST_HEARD = 256
+MOST_SAID = 16
+MOST_ACCEPTED = 64
+MOST_REAPED = 512
 
 
 class Server:
-    """The server of one service, for as long as it runs."""
+    """The server of one service, for as long as it runs. before: what the program that it was
+    before has handed on."""
 
-    def __init__(self, name: str, listeners: list[socket.socket]) -> None:
+    def __init__(
+        self, name: str, listeners: list[socket.socket], before: dict[str, Any] | None = None
+    ) -> None:
+        found = {} if before is None else before
         self.name = name
-        self.unit = f"spawn-server@{name}.service"
         self.listeners = {each.fileno(): each for each in listeners}
         self.signals = Signals()
-        self.outbox = Outbox()
-        self.nursery = Nursery()
+        self.notices = Notices()
+        waiting = (each.encode("latin-1") for each in found.get("records", ()))
+        self.registrar = Registrar(name, Outbox(waiting, found.get("lost", 0)))
+        self.outbox = self.registrar.outbox
         self.workers: dict[int, Worker] = {}  # by the descriptor of their channel
         self.idle: list[Worker] = []
-        self.waiting: deque[Worker] = deque()  # for their turn
-        self.turns = 0
+        self.beginning: set[Worker] = set()
+        self.next: deque[Held] = deque()  # accepted, and waiting for a worker
+        self.held = 0
         self.sources: Counter[str] = Counter()
+        self.turnstile = Turnstile()
         self.plan: Plan | None = None
-        self.problem: Refusal | None = None
+        self.problem: Refusal | None = None  # with the files
+        self.unfit: Refusal | None = None  # why there can be no workers now
         self.stopping: int | None = None  # since when
+        self.served = found.get("served", 0)
         self._poll = select.epoll()
         self._poll.register(self.signals.descriptor, select.EPOLLIN)
+        self.lobby = Lobby(self._poll)
         self._accepting = False
-        self._asked = False  # whether somebody is in a backlog
-        self._sending = False
-        self._leaving: dict[int, tuple[socket.socket, int]] = {}
-        self._no_births_until = 0
-        self._served = 0
-        self._told = False
-        self._over_limit = 0
-        self._explaining: set[int] = set()
+        self._asked = False  # whether somebody may be in a backlog
+        self._deaf_until = 0
+        self._deaf = False
+        self._births_at = 0
+        self._backoff = FIRST_BACKOFF
+        self._over_limit = found.get("over_limit", 0)
+        self._over_limit_at = 0
         self._looks_at = 0
+        self._orphans = False  # whether somebody may have come to us whose worker has ended
+        self._able = False  # whether a worker could be made
+        self._told = False
+        self._trial: int | None = None
+        self._trial_until = 0
+        self._reload = False
+        groups = [each["group"] for each in found.get("workers", ())]
+        self.nursery = Nursery(found.get("groups", 0), groups)
+        _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         self._load()
+        if before is not None:
+            self._resume(before)
 
     # The files.
 
     def _load(self) -> None:
-        """Reads the service's files anew."""
+        """Reads the service's files anew. Workers of what they said before take no more."""
         time.tzset()
         self.watch = Watch(self.name)
         try:
             self.plan = plan.made(self.name)
             self.problem = None
-            self.watch.also(self.plan.service)
+            self.watch.also(_named(self.plan))
         except Refusal as refusal:
             self.plan, self.problem = None, refusal
-        for worker in self.idle:
+        for worker in (*self.idle, *self.beginning):
             worker.retire()
         self.idle.clear()
-        self._no_births_until = 0
+        self.beginning.clear()
+        self.unfit = None
+        self._births_at, self._backoff = 0, FIRST_BACKOFF
 
     # The loop.
 
     def run(self) -> None:
         """Serves until it is stopped, and nobody is left."""
         self.signals.listen()
-        while self.stopping is None or self.workers or self.outbox:
+        self._bury()  # those who ended before anybody listened
+        while not self._over():
             self._wake()
-            self._listen(on=self._room())
-            pause = TICK if self.workers or self._leaving else -1
-            for descriptor, _ in self._poll.poll(pause, MOST_HEARD):
+            self._refuse_hopeless()
+            self._listen()
+            for descriptor, _ in self._poll.poll(self._pause(), MOST_HEARD):
                 self._handle(descriptor)
-            self._look_at_the_clock()
             self._accept()
-        daemon.notify("STOPPING=1")
+            if time.monotonic_ns() >= self._looks_at:
+                self._look_at_the_clock()
+        self.outbox.give_up()
+
+    def _over(self) -> bool:
+        if self.stopping is None or self.workers:
+            return False
+        late = time.monotonic_ns() - self.stopping >= LAST_RECORDS
+        return late or not (self.outbox or self.registrar.explaining)
+
+    def _pause(self) -> float:
+        """How long there is nothing to do by the clock, in seconds."""
+        now = time.monotonic_ns()
+        if len(self.workers) > len(self.idle) or self.lobby or self.stopping is not None:
+            self._look_by(now + TICK)
+        return max(0, self._looks_at - now) / NSEC_PER_SEC
+
+    def _look_by(self, when: int) -> None:
+        self._looks_at = min(self._looks_at, when)
 
     def _handle(self, descriptor: int) -> None:
         if descriptor in self.workers:
@@ -151,363 +177,429 @@ class Server:
             self._asked = True
         elif descriptor == self.signals.descriptor:
             self._hear_signals()
-        elif descriptor == self.outbox.fileno():
-            self.outbox.send()
-        elif descriptor in self._leaving:
-            self._see_off(descriptor)
+        elif descriptor in self.lobby:
+            self.lobby.let_go(descriptor)
 
-    def _listen(self, *, on: bool) -> None:
-        """Hears of new connections only while they can be accepted."""
-        if on != self._accepting:
-            self._accepting = on
-            for descriptor in self.listeners:
-                if on:
-                    self._poll.register(descriptor, select.EPOLLIN)
-                else:
-                    self._poll.unregister(descriptor)
-        if bool(self.outbox) != self._sending:
-            self._sending = not self._sending
-            if self._sending:
-                self._poll.register(self.outbox.fileno(), select.EPOLLOUT)
+    def _open(self) -> bool:
+        """Whether one more connection is accepted now: then there is a worker for it, or will be,
+        or it is refused."""
+        if self.stopping is not None or self.next or self._deaf:
+            return False
+        return self.plan is None or self.held < self.plan.service.max_connections
+
+    def _listen(self) -> None:
+        """Hears of new connections only while they are accepted."""
+        on = self._open()
+        if on == self._accepting:
+            return
+        self._accepting = on
+        for descriptor in self.listeners:
+            if on:
+                self._poll.register(descriptor, select.EPOLLIN)
             else:
-                self._poll.unregister(self.outbox.fileno())
-
-    def _room(self) -> bool:
-        """Whether one more connection can be accepted, now or once a worker is ready."""
-        if self.stopping is not None:
-            return False
-        if self.plan is None:
-            return True
-        busy = len(self.workers) - len(self.idle) - self._beginning()
-        if busy >= self.plan.service.max_connections:
-            return False
-        return bool(self.idle) or not self._beginning()
-
-    def _beginning(self) -> int:
-        return sum(not worker.ready for worker in self.workers.values())
+                self._poll.unregister(descriptor)
 
     def _wake(self) -> None:
         """Makes workers, as far as they are needed, and not all at once."""
         if self.plan is None or self.stopping is not None:
             return
-        beginning = self._beginning()
-        busy = len(self.workers) - len(self.idle) - beginning
-        room = self.plan.service.max_connections - busy - len(self.idle) - beginning
+        serving, beginning = self.held - len(self.next), len(self.beginning)
+        room = self.plan.service.max_connections - serving - len(self.idle) - beginning
         wanted = SPARE - len(self.idle) - beginning
-        if self._asked and not self.idle:  # they come faster than workers get free
-            wanted = max(wanted, min(MOST_BEGINNING, 1 + busy // 4) - beginning)
-        if wanted <= 0 or room <= 0 or time.monotonic_ns() < self._no_births_until:
+        if (self._asked or self.next) and not self.idle:  # they come faster than workers get free
+            wanted = min(MOST_BEGINNING, 1 + serving // 4) - beginning
+        if wanted <= 0 or room <= 0 or time.monotonic_ns() < self._births_at:
             return
         for _ in range(min(wanted, room)):
             try:
                 worker = self.nursery.born(self.plan)
             except OSError as error:
-                print(f"<3>no worker can be made: {error.strerror}", file=sys.stderr)
-                self._no_births_until = time.monotonic_ns() + MISBIRTH_PAUSE
+                self._misborn(f"{error.strerror}")
                 return
             self.workers[worker.channel.fileno()] = worker
+            self.beginning.add(worker)
             self._poll.register(worker.channel.fileno(), select.EPOLLIN)
+        if self.nursery.trouble:
+            self.outbox.say(WARNING, f"{self.name}: {self.nursery.trouble}")
+            self.nursery.trouble = ""
 
     # Connections.
 
     def _accept(self) -> None:
-        """Hands on who is in a backlog, to the workers that are idle."""
-        while self._asked and self.stopping is None:
-            if self.watch.changed():
-                self._load()
-            if self.plan is not None and not (self.idle and self._room()):
+        """Takes in who is in a backlog."""
+        for _ in range(MOST_ACCEPTED):
+            if not (self._asked and self._open()):
                 return
-            client = self._next()
+            client = self._accepted()
             if client is None:
                 self._asked = False
                 return
-            self._hand_on(client)
+            self._admit(client)
 
-    def _next(self) -> socket.socket | None:
+    def _accepted(self) -> socket.socket | None:
         """The next connection of any listener, None where there is none."""
         for listener in self.listeners.values():
             try:
                 accepted, _ = listener._accept()  # type: ignore[attr-defined]  # of _socket
-                return socket.socket(fileno=accepted)
             except BlockingIOError:
                 continue
-            except OSError as error:  # it was reset already, or descriptors ran out
-                if error.errno not in (errno.ECONNABORTED, errno.EPROTO):
-                    print(f"<4>a connection is not accepted: {error.strerror}", file=sys.stderr)
+            except OSError as error:
+                if error.errno not in (errno.ECONNABORTED, errno.EPROTO):  # reset already
+                    self._turn_deaf(error)
                     return None
+                continue
+            self._deaf_until = 0
+            return socket.socket(fileno=accepted)
         return None
 
-    def _hand_on(self, client: socket.socket) -> None:
+    def _turn_deaf(self, error: OSError) -> None:
+        """Leaves clients in the backlog for a while: descriptors or memory have run out."""
+        if not self._deaf_until:
+            what = f"connections cannot be accepted for now: {error.strerror}; they wait"
+            self.outbox.say(ERR, f"{self.name}: {what}")
+        self._deaf = True
+        self._deaf_until = time.monotonic_ns() + DEAF_FOR
+        self._look_by(self._deaf_until)
+
+    def _admit(self, client: socket.socket) -> None:
+        """Has a connection served as the files are now, or refuses it."""
+        if self.watch.changed():
+            self._load()
         connection = Connection(client, self.name, "")
-        if not connection.connected or connection.only_counted:
+        reset = connection.tcp and connection.remote is None
+        if reset or not connection.connected or connection.only_counted:
             client.close()
             return
+        if self.plan is None:
+            assert self.problem is not None
+            self._refuse(connection, self.problem)
+            return
         try:
-            if self.plan is None:
-                assert self.problem is not None
-                raise self.problem
             service.check_idle_limit(self.plan.service, tcp=connection.tcp)
         except Refusal as refusal:
             self._refuse(connection, refusal)
             return
         held = Held(connection, self.plan, _source(connection))
-        most = int(self.plan.service.per_source)
-        if most and self.sources[held.source] >= most:
-            self._too_many(client)
+        if 0 < self.plan.service.per_source <= self.sources[held.source]:
+            client.close()
+            self._over_limit += 1
+            self._look_by(self._over_limit_at)
             return
-        worker = self.idle.pop()
-        held.deadline = time.monotonic_ns() + _longest(self.plan)
-        try:
-            wire.hand_over(worker.channel, client.fileno())
-        except OSError:  # it is just dying; the next one has it
-            self._give_up(worker)
-            self._hand_on(client)
+        self._count(held)
+        self._hand_on(held)
+
+    def _hand_on(self, held: Held) -> None:
+        """Gives a connection to a worker, or has it wait for one."""
+        while self.idle:
+            worker = self.idle.pop()
+            try:
+                wire.hand_over(worker.channel, held.connection.socket.fileno())
+            except OSError:  # it is just dying
+                worker.kill("it did not take a connection")
+                continue
+            worker.held, held.worker = held, worker
+            worker.deadline = time.monotonic_ns() + _longest(held.plan)
             return
-        self.sources[held.source] += 1
-        worker.held = held
+        self.next.append(held)
+
+    def _refuse_hopeless(self) -> None:
+        """Refuses those that wait for a worker where none will come."""
+        if not self.next:
+            return
+        refusal = self.problem
+        if self.stopping is not None:
+            refusal = Refusal(STOPPED, os.EX_OK, "stopped while waiting for a worker")
+        elif self.unfit is not None and not self.beginning and self.held == len(self.next):
+            refusal = self.unfit
+        while self.next and refusal is not None:
+            held = self.next.popleft()
+            self._refuse(held.connection, refusal)
+            self._let_go(held)
 
     def _refuse(self, connection: Connection, refusal: Refusal) -> None:
         """Ends a connection that no worker is for."""
-        self._record(connection, self.plan, refusal)
+        settings = None if self.plan is None else self.plan.service
+        self.registrar.refused(connection, settings, refusal)
         connection.end()
-        self._keep(connection.socket)
+        self.lobby.keep(connection.socket)
 
-    def _keep(self, client: socket.socket) -> None:
-        """Closes a connection once the client has ended, or after a while: with bytes unread, that
-        nobody here reads, a close takes away what is on its way."""
-        self._leaving[client.fileno()] = client, time.monotonic_ns() + SEEN_OFF
-        self._poll.register(client.fileno(), select.EPOLLRDHUP)
-
-    def _see_off(self, descriptor: int) -> None:
-        client, _ = self._leaving.pop(descriptor)
-        self._poll.unregister(descriptor)
-        client.close()
-
-    def _too_many(self, client: socket.socket) -> None:
-        """Closes a connection of somebody who has as many as he may; that is said once a while."""
-        client.close()
-        self._over_limit += 1
+    def _let_go(self, held: Held) -> None:
+        """Counts a connection no more."""
+        self.turnstile.leave(held)
+        self._give_turns()
+        self.held -= 1
+        self.sources[held.source] -= 1
+        if not self.sources[held.source]:
+            del self.sources[held.source]
+        self.served += 1
 
     # Workers.
 
     def _hear(self, worker: Worker) -> None:
-        """All that a worker has said. That it is gone its end as a process tells."""
-        while True:
+        """What a worker has said, so much at a time. That it is gone its end as a process tells."""
+        for _ in range(MOST_SAID):
             try:
                 message = worker.channel.recv(wire.LONGEST + 1)
             except BlockingIOError:
                 return
             except ConnectionResetError:  # once, where a task was unread; a report can follow
+                worker.untaken = True
                 continue
             except OSError:
                 message = b""
             if not message:
-                self._forget(worker)
+                self._hang_up(worker)
                 return
             try:
                 self._obey(worker, message)
             except wire.Garbled:
-                print("<4>a worker says what none would say, and is ended", file=sys.stderr)
-                self._give_up(worker)
+                self._end(worker, "it said what none would say")
+                self._hang_up(worker)
                 return
 
-    def _forget(self, worker: Worker) -> None:
-        """Hears a worker no more, which has closed its side."""
+    def _end(self, worker: Worker, fault: str) -> None:
+        """Ends a worker that is of no use any more, and all that it started."""
+        worker.kill(fault)
+        if worker in self.idle:
+            self.idle.remove(worker)
+
+    def _hang_up(self, worker: Worker) -> None:
+        """Hears a worker no more, which has closed its side or is to end."""
         try:
             self._poll.unregister(worker.channel.fileno())
         except OSError:
-            pass  # it has been before
+            return  # it has been done before
+        if worker in self.idle:
+            self.idle.remove(worker)
+        worker.deadline = min(worker.deadline, time.monotonic_ns() + pool.END_TIME)
 
     def _obey(self, worker: Worker, message: bytes) -> None:
         kind, held = message[:1], worker.held
-        if kind == wire.READY and (held is None or held.reported):
+        done = held is None or held.reported
+        if kind == wire.READY and done and worker not in self.idle:
             self._ready(worker)
-        elif kind == wire.SPENT and (held is None or held.reported):
+        elif kind == wire.SPENT and done and worker.ready and worker not in self.idle:
             self._free(worker)
             worker.retire()
         elif kind == wire.UNFIT and not worker.ready:
-            self._unfit(wire.complained(message))
+            worker.fault = wire.complained(message)
         elif held is None or held.reported:
             raise wire.Garbled
         elif kind == wire.WAITS and not held.turn and held.waits_until is None:
             self._queue(worker, held)
         elif kind == wire.LEAVES:
-            self._leave(held)
-            held.deadline = time.monotonic_ns() + LONGEST_DELIVERY + GRACE
+            self.turnstile.leave(held)
+            self._give_turns()
+            worker.deadline = time.monotonic_ns() + LONGEST_DELIVERY + GRACE
         elif kind in (wire.ENDED, wire.REFUSED):
             ended = wire.reported(message, held.connection)
             held.reported = True
-            held.deadline = time.monotonic_ns() + 4 * GRACE
-            self._leave(held)
-            self._record(held.connection, held.plan, ended)
+            worker.deadline = time.monotonic_ns() + SEEING_OFF
+            self.turnstile.leave(held)
+            self._give_turns()
+            self.registrar.reported(held, ended)
         else:
             raise wire.Garbled
 
     def _ready(self, worker: Worker) -> None:
         first = not worker.ready
         worker.ready = True
+        worker.deadline = NEVER
+        self.beginning.discard(worker)
         self._free(worker)
-        if worker.plan is not self.plan or self.stopping is not None:
+        if worker.plan is not self.plan or self.stopping is not None or worker.retired:
+            worker.retired = False
             worker.retire()
             return
+        if first:
+            self.unfit = None
+            self._births_at, self._backoff = 0, FIRST_BACKOFF
+            self._able = True
+            if not self._told:
+                self._look_by(0)
         worker.idle_since = time.monotonic_ns()
         self.idle.append(worker)
-        if first:
-            self._tell()
+        if self.next:
+            self._hand_on(self.next.popleft())
 
     def _free(self, worker: Worker) -> None:
         """Lets go of a worker's connection."""
         held, worker.held = worker.held, None
         if held is not None:
             held.connection.socket.close()
-            self.sources[held.source] -= 1
-            if not self.sources[held.source]:
-                del self.sources[held.source]
-            self._served += 1
+            self._let_go(held)
 
-    def _unfit(self, sentence: str) -> None:
-        """A worker could not become the user: no other will be able to, until something changes."""
-        problem = Refusal(RESOURCES, os.EX_OSERR, f"no worker can be made: {sentence}")
-        if not self._told:
-            print(f"<3>{problem}", file=sys.stderr)
-        self.plan, self.problem = None, problem
-        self._no_births_until = time.monotonic_ns() + MISBIRTH_PAUSE
-
-    def _give_up(self, worker: Worker) -> None:
-        """Ends a worker that is of no use any more, and all that it started."""
-        if worker in self.idle:
-            self.idle.remove(worker)
-        worker.retired = True
-        worker.kill()
-
-    def _buried(self, worker: Worker, status: int) -> None:
-        """Takes note of a worker's end: its connection ends in order, and is recorded."""
-        self._hear(worker)  # its last words
-        self._forget(worker)
-        del self.workers[worker.channel.fileno()]
-        if worker in self.idle:
-            self.idle.remove(worker)
-        held = worker.held
-        if held is not None and not held.reported:
-            fate, _ = record.exit_of(status)
-            sentence = f"the worker ended before its command ({fate}), and what it left is ended"
-            result = TIME_LIMIT if held.late else RESOURCES
-            self._record(held.connection, held.plan, Refusal(result, os.EX_OSERR, sentence))
-            self._leave(held)
-            held.connection.end()
-        self._free(worker)
-        worker.close()
-        if not worker.ready:
-            self._no_births_until = time.monotonic_ns() + MISBIRTH_PAUSE
-
-    # Turns.
-
-    def _queue(self, worker: Worker, held: Held) -> None:
-        settings = held.plan.service
-        held.waits_until = LARGEST
-        if settings.queue_limit is not None:
-            held.waits_until = time.monotonic_ns() + settings.queue_limit * NSEC_PER_USEC
-        self.waiting.append(worker)
-        self._next_turn()
-        if held.waits_until is not None and settings.queue_limit == 0:
-            self._no_turn(worker, held)
-
-    def _next_turn(self) -> None:
-        """Gives turns to those who have waited longest, as far as there are any."""
-        while self.waiting:
-            worker = self.waiting[0]
-            held = worker.held
-            if held is None or held.waits_until is None:
-                self.waiting.popleft()
-                continue
-            most = held.plan.service.max_commands
-            if most is not None and self.turns >= most:
-                return
-            self.waiting.popleft()
-            held.waits_until = None
-            held.turn = True
-            held.deadline = time.monotonic_ns() + _longest(held.plan)
-            self.turns += 1
-            self._say(worker, wire.TURN)
-
-    def _no_turn(self, worker: Worker, held: Held) -> None:
-        held.waits_until = None
-        self.waiting.remove(worker)
-        self._say(worker, wire.NO_TURN)
-
-    def _leave(self, held: Held) -> None:
-        held.waits_until = None
-        if held.turn:
-            held.turn = False
-            self.turns -= 1
-            self._next_turn()
-
-    def _say(self, worker: Worker, message: bytes) -> None:
-        try:
-            worker.channel.send(message)
-        except OSError:
-            self._give_up(worker)
-
-    # Time, signals, systemd.
-
-    def _look_at_the_clock(self) -> None:
-        now = time.monotonic_ns()
-        if now < self._looks_at:
-            return
-        self._looks_at = now + TICK * NSEC_PER_SEC
-        for worker in list(self.workers.values()):
-            held = worker.held
-            if held is not None and held.waits_until is not None:
-                if now >= held.waits_until:
-                    self._no_turn(worker, held)
-            elif held is not None and now >= held.deadline:
-                held.late = True
-                self._give_up(worker)
-        while len(self.idle) > SPARE and now - self.idle[0].idle_since >= IDLE_FOR:
-            self.idle.pop(0).retire()
-        for descriptor, (_, until) in list(self._leaving.items()):
-            if now >= until:
-                self._see_off(descriptor)
-        if self.stopping is not None and now - self.stopping >= STOP_TIME:
-            for worker in self.workers.values():
-                worker.kill()
-        if self._over_limit and self.plan is not None:
-            fields = record.of_refused(self.plan.service, self._over_limit)
-            self.outbox.put(fields)
-            self._over_limit = 0
-        self._tell()
-
-    def _hear_signals(self) -> None:
-        numbers = self.signals.hear()
-        if signal.SIGCHLD in numbers:
-            self._bury()
-        if self.signals.stopped and self.stopping is None:
-            self._stop()
+    def _misborn(self, why: str) -> None:
+        """No worker can be made now. It is tried again by the clock, for the reason may be gone."""
+        if self.unfit is None:
+            self.outbox.say(ERR, f"{self.name}: no worker can be made: {why}; it is tried again")
+        self.unfit = Refusal(RESOURCES, os.EX_OSERR, f"no worker can be made: {why}")
+        self._births_at = time.monotonic_ns() + self._backoff
+        self._backoff = min(2 * self._backoff, LONGEST_BACKOFF)
+        self._look_by(self._births_at)
 
     def _bury(self) -> None:
         """Looks which children have ended, or were stopped, which no worker does by itself."""
         by_pid = {worker.pid: worker for worker in self.workers.values()}
-        for _ in range(MOST_HEARD):
+        for _ in range(MOST_REAPED):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            self._explaining.discard(pid)
             worker = by_pid.get(pid)
             if worker is not None and os.WIFSTOPPED(status):
-                self._give_up(worker)
+                self._end(worker, "it was stopped")
             elif worker is not None:
                 self._buried(worker, status)
+            elif pid == self._trial and not os.WIFSTOPPED(status):
+                self._tried(status)
+            elif pid in self.registrar.explaining and not os.WIFSTOPPED(status):
+                self.registrar.explaining.remove(pid)
+            else:
+                self._orphans = True
+                self._look_by(0)
         os.kill(os.getpid(), signal.SIGCHLD)  # there are more
+
+    def _buried(self, worker: Worker, status: int) -> None:
+        """Takes note of a worker's end: its connection ends in order, and is recorded."""
+        self._hear(worker)  # its last words
+        self._hang_up(worker)
+        del self.workers[worker.channel.fileno()]
+        worker.channel.close()
+        self.nursery.end(worker.group)
+        self._orphans = True
+        self._look_by(time.monotonic_ns() + SOON)
+        held = worker.held
+        if held is not None and worker.untaken and not held.reported:
+            worker.held = None
+            self._once_more(held)
+        elif held is not None and not held.reported:
+            worker.held = None
+            self._failed(worker, held, status)
+        else:
+            self._free(worker)
+        if worker in self.beginning:
+            self.beginning.remove(worker)
+            self._misborn(worker.fault or record.exit_of(status)[0])
+
+    def _once_more(self, held: Held) -> None:
+        """Has another worker serve a connection that its first one has not even taken."""
+        held.worker = None
+        if self.plan is not None:
+            held.plan = self.plan
+        self._hand_on(held)
+
+    def _failed(self, worker: Worker, held: Held, status: int) -> None:
+        """Ends a connection whose worker has ended before it had reported."""
+        fate = record.exit_of(status)[0]
+        why = f"{worker.fault}, and was ended" if worker.fault else fate
+        sentence = f"its worker did not come to the end of it: {why}; what was left is ended"
+        result = TIME_LIMIT if worker.late else RESOURCES
+        self.registrar.failed(held, Refusal(result, os.EX_SOFTWARE, sentence))
+        held.connection.take_back()
+        held.connection.end()
+        self.lobby.keep(held.connection.socket)
+        self._let_go(held)
+
+    def _end_orphans(self) -> bool:
+        """Kills the children that nobody here has made: what a worker left that has ended, where
+        its control group did not end them. Whether there were any."""
+        known = {worker.pid for worker in self.workers.values()} | self.registrar.explaining
+        try:
+            left = [pid for pid in pool.children() if pid not in known and pid != self._trial]
+        except OSError:
+            return False
+        for pid in left[:MOST_REAPED]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass  # it has ended meanwhile
+        return bool(left)
+
+    # Turns.
+
+    def _queue(self, worker: Worker, held: Held) -> None:
+        worker.deadline = NEVER
+        now = time.monotonic_ns()
+        self.turnstile.wait(held, now)
+        self._give_turns()
+        self._end_waits(now)
+
+    def _give_turns(self) -> None:
+        while (held := self.turnstile.next()) is not None:
+            self._answer(held, wire.TURN, _longest(held.plan))
+
+    def _end_waits(self, now: int) -> None:
+        """Tells those whose QueueLimit= is over."""
+        for held in self.turnstile.overdue(now):
+            self._answer(held, wire.NO_TURN, GRACE + SEEING_OFF)
+        self._look_by(self.turnstile.due())
+
+    def _answer(self, held: Held, message: bytes, span: int) -> None:
+        worker = held.worker
+        if worker is None:
+            return
+        worker.deadline = time.monotonic_ns() + span
+        try:
+            worker.channel.send(message)
+        except OSError:
+            worker.kill("it did not hear of its turn")
+
+    # Time, signals, systemd.
+
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic_ns()
+        self._looks_at = NEVER
+        if self._deaf and now >= self._deaf_until:
+            self._deaf = False
+        if self.outbox.due is not None and now >= self.outbox.due:
+            self.outbox.send()
+        self._end_waits(now)
+        self._look_at_workers(now)
+        self.lobby.look(now)
+        if self._orphans:
+            self._orphans = self._end_orphans()
+        if self.nursery.look() or self._orphans:
+            self._look_by(now + SOON)
+        if self._over_limit and self.plan is not None and now >= self._over_limit_at:
+            self.registrar.too_many(self.plan.service, self._over_limit)
+            self._over_limit, self._over_limit_at = 0, now + REFUSED_PAUSE
+        if self._trial is not None and now >= self._trial_until:
+            os.kill(self._trial, signal.SIGKILL)
+        if self.outbox.due is not None:
+            self._look_by(self.outbox.due)
+        self._tell()
+
+    def _look_at_workers(self, now: int) -> None:
+        over = self.stopping is not None and now - self.stopping >= STOP_TIME
+        for worker in list(self.workers.values()):
+            if over or now >= worker.deadline:
+                worker.late = not over and worker.held is not None and not worker.fault
+                self._end(worker, "it was stopped" if over else "it did not report in time")
+        while len(self.idle) > SPARE and now - self.idle[0].idle_since >= IDLE_FOR:
+            self.idle.pop(0).retire()
+        if len(self.idle) > SPARE:
+            self._look_by(self.idle[0].idle_since + IDLE_FOR)
+
+    def _hear_signals(self) -> None:
+        numbers = self.signals.hear()
+        if signal.SIGCHLD in numbers:
+            self._bury()
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._stop()
+        if signal.SIGHUP in numbers:
+            self._try()
 
     def _stop(self) -> None:
         """Stops accepting, and has each worker stop its command."""
-        daemon.notify("STOPPING=1")
+        if self.stopping is not None:
+            return
+        self.notices.say("STOPPING=1")
         self.stopping = time.monotonic_ns()
-        self._listen(on=False)
         self.idle.clear()
+        self.beginning.clear()
         for worker in self.workers.values():
             worker.retired = True
             try:
@@ -516,56 +608,131 @@ class Server:
                 pass
 
     def _tell(self) -> None:
-        """Tells systemd what there is to tell."""
-        busy = sum(worker.held is not None for worker in self.workers.values())
-        status = f"{busy} busy, {len(self.idle)} idle, {self._served} served"
-        ready = "" if self._told else "READY=1\n"
-        self._told = True
-        daemon.notify(f"{ready}WATCHDOG=1\nSTATUS={status}")
+        """Tells systemd how it is; that it is ready once a worker could be made, or none is
+        needed."""
+        if not self._told and (self._able or self.plan is None):
+            self._told = True
+            self.notices.say("READY=1")
+        busy = self.held - len(self.next)
+        text = f"{busy} busy, {len(self.idle)} idle, {self.served} served"
+        if self.unfit is not None or self.problem is not None:
+            text += f"; {self.unfit or self.problem}"
+        self.notices.status(text)
+        self._look_by(self.notices.due)
 
-    def _record(self, connection: Connection, made: Plan | None, ended: Ended | Refusal) -> None:
-        settings = None if made is None else made.service
-        if settings is not None and not record.wanted(settings.log, ended.result):
-            return
-        if isinstance(ended, Refusal) and ended.result == EXEC_FAILED and settings is not None:
-            self._explain(connection, settings, ended.sentence)
-            return
-        if isinstance(ended, Refusal):
-            fields = record.of_refusal(self.unit, connection, self.name, settings, ended)
-        else:
-            assert made is not None
-            assert settings is not None
-            fields = record.of_end(self.unit, connection, settings, made.who.user, ended)
-        self.outbox.put(fields)
+    # Another program.
 
-    def _explain(self, connection: Connection, settings: Service, told: str) -> None:
-        """Has a process of its own find out why a command did not start, which can take its time,
-        and record it."""
-        if len(self._explaining) >= MOST_EXPLAINING:
-            self._record(connection, self.plan, Refusal(RESOURCES, os.EX_UNAVAILABLE, told))
+    def _try(self) -> None:
+        """Has the program that there is now tried, to become it."""
+        self._reload = True
+        if self.stopping is not None or self._trial is not None:
             return
+        self._reload = False
+        self.notices.reloading()
         try:
-            pid = os.fork()
+            self._trial = handover.try_out(__file__)
         except OSError as error:
-            sentence = f"{told}; no process can be started: {error.strerror}"
-            self._record(connection, self.plan, Refusal(RESOURCES, os.EX_OSERR, sentence))
+            self._stay(f"it cannot be tried: {error.strerror}")
             return
-        if pid == 0:
-            try:
-                command.reset_signals()
-                refusal = reasons.refusal(settings, told)
-                fields = record.of_refusal(self.unit, connection, self.name, settings, refusal)
-                record.write(fields, foreground=False)
-            finally:
-                os._exit(0)
-        self._explaining.add(pid)
+        self._trial_until = time.monotonic_ns() + handover.TRIAL_TIME
+        self._look_by(self._trial_until)
+
+    def _tried(self, status: int) -> None:
+        """Becomes the program that was tried, if that can be executed."""
+        self._trial = None
+        if self.stopping is not None:
+            return
+        if self._reload:  # it may be another one by now
+            self._try()
+        elif status:
+            self._stay(f"{record.exit_of(status)[0]} when it was tried")
+        else:
+            self._become()
+
+    def _stay(self, why: str) -> None:
+        """Goes on as the program that this is."""
+        what = "the program that is installed now is not executed, and this one goes on"
+        self.outbox.say(ERR, f"{self.name}: {what}: {why}")
+        self.notices.say("READY=1")
+
+    def _become(self) -> None:
+        """Executes the program. What workers have in hand they bring to its end."""
+        for worker in self.idle:
+            worker.retire()
+        self.idle.clear()
+        clients = [*self.next, *(each.held for each in self.workers.values() if each.held)]
+        kept = [
+            *self.listeners,
+            *self.workers,
+            *(each.connection.socket.fileno() for each in clients),
+            *self.lobby,
+        ]
+        try:
+            handover.execute(__file__, self.name, self._state(), kept)
+        except OSError as error:
+            self._stay(f"{error.strerror}")
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "listeners": list(self.listeners),
+            "workers": [handover.of_worker(each) for each in self.workers.values()],
+            "next": [handover.of_held(each) for each in self.next],
+            "waiting": [each.connection.socket.fileno() for each in self.turnstile.waiting()],
+            "lobby": list(self.lobby),
+            "explaining": list(self.registrar.explaining),
+            "records": [each.decode("latin-1") for each in self.outbox.waiting()],
+            "lost": self.outbox.lost,
+            "served": self.served,
+            "over_limit": self._over_limit,
+            "groups": self.nursery.count,
+        }
+
+    def _resume(self, before: dict[str, Any]) -> None:
+        """Goes on with what the program before had in hand."""
+        for each in before["workers"]:
+            worker = handover.worker_of(each)
+            self.workers[worker.channel.fileno()] = worker
+            self._poll.register(worker.channel.fileno(), select.EPOLLIN)
+            if worker.held is not None:
+                self._count(worker.held)
+        for each in before["next"]:
+            held = handover.held_of(each)
+            if self.plan is not None:
+                held.plan, held.known = self.plan, True
+            self._count(held)
+            self.next.append(held)
+        places = {number: place for place, number in enumerate(before["waiting"])}
+        clients = [each.held for each in self.workers.values() if each.held is not None]
+        clients.sort(key=lambda held: places.get(held.connection.socket.fileno(), 0))
+        for held in clients:
+            self.turnstile.take_back(held)
+        for number in before["lobby"]:
+            self.lobby.keep(handover.inherited(number))
+        self.registrar.explaining.update(before["explaining"])
+        self._give_turns()
+
+    def _count(self, held: Held) -> None:
+        self.sources[held.source] += 1
+        self.held += 1
+
+
+def _named(made: Plan) -> Iterable[str]:
+    """The files beside its own that a service comes from: its banners, and wherever its program can
+    be."""
+    settings = made.service
+    root = settings.root_directory or ""
+    name = settings.argv[0]
+    programs = [name] if name[0] == "/" else [f"{each}/{name}" for each in command.PATH.split(":")]
+    named = [settings.banner, settings.banner_refused, settings.root_directory]
+    named += [root + files.walk(each, root)[-1] for each in programs]
+    return [each for each in named if each]
 
 
 def _longest(made: Plan) -> int:
     """How long a worker may take for a connection until its command has ended, in nanoseconds."""
     settings = made.service
     if settings.time_limit is None:
-        return LARGEST
+        return NEVER >> 1
     spans = settings.time_limit + settings.kill_delay
     if settings.proxied:
         spans += settings.proxy_time_limit
@@ -580,17 +747,26 @@ def _source(connection: Connection) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Serves the service of this name with the listeners that systemd has handed over."""
-    (name,) = arguments
-    files.check_name(files.file_of(name))
-    listeners = [socket.socket(fileno=number) for number in daemon.listen_fds()]
+    """Serves the service of this name with the listeners that systemd, or the program that this
+    process was before, has handed over."""
+    if arguments[:1] == [handover.TRY]:
+        return os.EX_OK if arguments[1:] == [str(handover.FORMAT)] else os.EX_PROTOCOL
+    name, *more = arguments
+    if not files.is_name(name):
+        print(f"<3>{shown(name)} is no name of a service", file=sys.stderr)
+        return os.EX_USAGE
+    before = handover.read(int(more[1])) if more[:1] == [handover.RESUME] else None
+    if before is None:
+        listeners = [socket.socket(fileno=number) for number in daemon.listen_fds()]
+    else:
+        listeners = [handover.inherited(number) for number in before["listeners"]]
     if not listeners:
         print(f"<3>no listener was handed over; start spawn@{name}.socket", file=sys.stderr)
         return os.EX_USAGE
     for listener in listeners:
         listener.setblocking(False)
     gc.freeze()  # what workers share with this process
-    Server(name, listeners).run()
+    Server(name, listeners, before).run()
     return os.EX_OK
 
 

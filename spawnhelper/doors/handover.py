@@ -1,0 +1,154 @@
+"""How a standing server becomes another program without losing a connection: systemctl reload.
+
+The new program is tried first, by a process of its own. Then this process executes it, and stays
+the parent of its workers; what else it has to know is in a file of memory that it inherits. The
+values are plain ones, and FORMAT says which: a program that has another is not executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from spawnhelper.conf.service import Service
+from spawnhelper.doors import pool
+from spawnhelper.doors.inherited import Connection
+from spawnhelper.doors.pool import Held, Worker
+from spawnhelper.stages.identity import Identity
+from spawnhelper.stages.plan import Plan
+
+# To be counted up with each change of what is written here, or of what workers say (wire.py): the
+# workers of before go on to the end of their connections.
+FORMAT = 1
+TRY, RESUME = "--try", "--resume"
+INTERPRETER = ("-I", "-S", "-X", "utf8")
+TRIAL_TIME = 60 * pool.NSEC_PER_SEC
+# What a record says about a service, and what the server has to know of a connection that it has.
+SETTINGS = (
+    "log",
+    "syslog_identifier",
+    "syslog_facility",
+    "max_commands",
+    "queue_limit",
+    "time_limit",
+    "kill_delay",
+    "proxy_protocol",
+    "proxy_time_limit",
+    "per_source",
+    "max_connections",
+)
+
+
+def try_out(program: str) -> int:
+    """Starts a process that ends with status 0 if the program can be executed; its pid. Raises
+    OSError."""
+    argv = [sys.executable, *INTERPRETER, program, TRY, str(FORMAT)]
+    return os.posix_spawn(argv[0], argv, os.environ, setsigmask=(), setsigdef=pool.HELD_BACK)
+
+
+def execute(program: str, name: str, state: dict[str, Any], kept: Iterable[int]) -> NoReturn:
+    """Executes the program, with what write() has made. kept: the descriptors that stay open.
+
+    Signals come once the new program has handlers for them. Raises OSError, with all as it was.
+    """
+    kept = list(kept)
+    signal.pthread_sigmask(signal.SIG_BLOCK, pool.HELD_BACK)
+    memory = -1
+    try:
+        memory = os.memfd_create("spawn-server")
+        text = json.dumps(state).encode()
+        while text:
+            text = text[os.write(memory, text) :]
+        for descriptor in (*kept, memory):
+            os.set_inheritable(descriptor, True)
+        argv = [sys.executable, *INTERPRETER, program, name, RESUME, str(memory)]
+        os.execv(argv[0], argv)
+    finally:
+        for descriptor in kept:
+            os.set_inheritable(descriptor, False)
+        if memory >= 0:
+            os.close(memory)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, pool.HELD_BACK)
+
+
+def read(descriptor: int) -> dict[str, Any]:
+    """What the program before has handed on."""
+    with open(descriptor, "rb") as memory:
+        memory.seek(0)
+        found: dict[str, Any] = json.load(memory)
+    return found
+
+
+def of_worker(worker: Worker) -> dict[str, Any]:
+    """A worker as plain values."""
+    return {
+        "pid": worker.pid,
+        "channel": worker.channel.fileno(),
+        "group": worker.group,
+        "ready": worker.ready,
+        "retired": worker.retired,
+        "late": worker.late,
+        "fault": worker.fault,
+        "deadline": worker.deadline,
+        "held": None if worker.held is None else of_held(worker.held),
+    }
+
+
+def worker_of(found: dict[str, Any]) -> Worker:
+    """The worker again, whose plan nobody knows any more."""
+    channel = inherited(found["channel"])
+    worker = Worker(found["pid"], channel, None, found["group"])
+    for name in ("ready", "retired", "late", "fault", "deadline"):
+        setattr(worker, name, found[name])
+    if found["held"] is not None:
+        worker.held = held_of(found["held"])
+        worker.held.worker = worker
+    return worker
+
+
+def of_held(held: Held) -> dict[str, Any]:
+    """A connection as plain values."""
+    settings, who = held.plan.service, held.plan.who
+    return {
+        "socket": held.connection.socket.fileno(),
+        "service": settings.name,
+        "file": settings.file,
+        "command": settings.argv[0],
+        "settings": {name: getattr(settings, name) for name in SETTINGS},
+        "user": who.user,
+        "remote": held.connection.remote,
+        "source": held.source,
+        "turn": held.turn,
+        "waits_until": held.waits_until,
+        "reported": held.reported,
+    }
+
+
+def held_of(found: dict[str, Any]) -> Held:
+    """The connection again, with as much of its plan as is known."""
+    settings = Service(found["service"], found["file"])
+    settings.standing = True
+    settings.argv = [found["command"]]
+    for name, value in found["settings"].items():
+        setattr(settings, name, value)
+    connection = Connection(inherited(found["socket"]), settings.name, "")
+    if found["remote"] is not None:
+        host, port = found["remote"]
+        connection.remote = (host, port)
+    plan = Plan(settings, Identity(found["user"], -1, -1, [], ""), "")
+    held = Held(connection, plan, found["source"])
+    held.known = False
+    for name in ("turn", "waits_until", "reported"):
+        setattr(held, name, found[name])
+    return held
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """A socket that the program before had."""
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)

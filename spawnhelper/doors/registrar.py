@@ -1,0 +1,87 @@
+"""The records of a standing server: what became of each connection, whoever knows it."""
+
+from __future__ import annotations
+
+import os
+
+from spawnhelper import record
+from spawnhelper.conf.service import Service
+from spawnhelper.doors.inherited import Connection
+from spawnhelper.doors.pool import Held
+from spawnhelper.outcome import EXEC_FAILED, RESOURCES, Refusal
+from spawnhelper.post import Outbox
+from spawnhelper.stages import command, reasons
+from spawnhelper.stages.serve import Ended
+
+MOST_EXPLAINING = 4
+
+
+class Registrar:
+    """explaining: the pids of processes that find out why a command did not start, which can take
+    its time, and record it."""
+
+    def __init__(self, name: str, outbox: Outbox) -> None:
+        self.name = name
+        self.unit = f"spawn-server@{name}.service"
+        self.outbox = outbox
+        self.explaining: set[int] = set()
+
+    def reported(self, held: Held, ended: Ended | Refusal) -> None:
+        """Records what a worker has said."""
+        settings = held.plan.service
+        if isinstance(ended, Refusal):
+            if ended.result != EXEC_FAILED or not self._explain(held, ended.sentence):
+                self.refused(held.connection, settings, ended)
+        elif record.wanted(settings.log, ended.result):
+            who = held.plan.who.user
+            self.outbox.put(record.of_end(self.unit, held.connection, settings, who, ended))
+
+    def refused(self, connection: Connection, settings: Service | None, refusal: Refusal) -> None:
+        """Records why there was no command."""
+        if settings is None or record.wanted(settings.log, refusal.result):
+            fields = record.of_refusal(self.unit, connection, self.name, settings, refusal)
+            self.outbox.put(fields)
+
+    def failed(self, held: Held, refusal: Refusal) -> None:
+        """Records that a worker said nothing more."""
+        settings = held.plan.service
+        if record.wanted(settings.log, refusal.result):
+            fields = record.of_refusal(self.unit, held.connection, self.name, settings, refusal)
+            fields.append(f"SPAWN_COMMAND={settings.argv[0]}")
+            fields.append(f"SPAWN_USER={held.plan.who.user}")
+            self.outbox.put(fields)
+
+    def too_many(self, settings: Service, count: int) -> None:
+        """Records that so many connections were above MaxConnectionsPerSource=."""
+        self.outbox.put(record.of_refused(settings, count))
+
+    def _explain(self, held: Held, told: str) -> bool:
+        """Has a process of its own record it; whether there can be one."""
+        if not held.known or len(self.explaining) >= MOST_EXPLAINING:
+            return False
+        try:
+            pid = os.fork()
+        except OSError:
+            return False
+        if pid == 0:
+            try:
+                command.reset_signals()
+                os.closerange(3, 0x7FFFFFFF)  # who is still connected is to see the end
+                self._record_reason(held, told)
+            finally:
+                os._exit(0)
+        self.explaining.add(pid)
+        return True
+
+    def _record_reason(self, held: Held, told: str) -> None:
+        settings = held.plan.service
+        try:
+            refusal = reasons.refusal(settings, told)
+        except Refusal as found:
+            refusal = found
+        except OSError as error:
+            sentence = f"{told.partition(' ')[2]}; why is not known: {error.strerror}"
+            refusal = Refusal(RESOURCES, os.EX_OSERR, sentence)
+        connection = held.connection
+        fields = record.of_refusal(self.unit, connection, self.name, settings, refusal)
+        record.write(fields, foreground=False)
