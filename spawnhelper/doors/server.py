@@ -106,7 +106,9 @@ class Server:
         self._over_limit_at = 0
         self._looks_at = 0
         self._orphans = False  # whether somebody may have come to us whose worker has ended
-        self._able = False  # whether a worker could be made
+        # Whether a worker could be made, here or by the program before: with all connections taken
+        # there is no room for another one.
+        self._able = before is not None
         self._told = False
         self._trial: int | None = None
         self._trial_until = 0
