@@ -22,6 +22,7 @@ FILES = {
         "faults/journald.py",
         "faults/under_load.py",
         "faults/soak.py",
+        "faults/standing.py",
     ),
     "counterproof": ("faults/counterproof.py",),
     "fuzz": ("fuzz/sessions.py",),

@@ -237,7 +237,7 @@ DEADLY = {
 def test_a_command_signals_all_it_may(number: str, standing: Callable[..., Installed]) -> None:
     command, why = DEADLY[number]
     script = f'read -r word; if [ "$word" = now ]; then {command}; fi; cat'
-    there = standing("User=games\nArgv=/bin/sh -c '{script}'\n")
+    there = standing(f"User=games\nArgv=/bin/sh -c '{script}'\n")
     other = there.connect()
     other.sendall(b"stay\nx")
     assert other.recv(1) == b"x"
@@ -466,13 +466,14 @@ def test_who_has_which_privileges(standing: Callable[..., Installed], readable: 
             assert found["Gid"].split() == [str(account.pw_gid)] * 4
             assert found["Groups"].split() == [str(account.pw_gid)]
             assert found["NoNewPrivs"] == "1"
-            for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
                 assert int(found[name], 16) == 0
         assert Path(f"/proc/{worker}/mem").stat().st_uid == 0  # it is not dumpable (proc(5))
         found = privileges(server)
         wanted = "setuid setgid kill sys_chroot sys_nice sys_resource"
         bits = sum(1 << CAPABILITIES[each] for each in wanted.split())
-        assert int(found["CapPrm"], 16) == int(found["CapBnd"], 16) == bits
+        assert int(found["CapPrm"], 16) == int(found["CapBnd"], 16)
+        assert not int(found["CapPrm"], 16) & ~bits  # a container may have fewer
         assert found["Uid"].split() == ["0"] * 4
         assert len(os.listdir(f"/proc/{worker}/fd")) <= 8
 
@@ -561,11 +562,10 @@ def test_a_stopped_server_is_replaced(
 
 
 def test_a_stuck_worker_is_ended(standing: Callable[..., Installed]) -> None:
-    there = standing("User=games\nArgv=/bin/sleep 1000\nTimeLimit=1s\nKillDelay=0\n")
+    there = standing("User=games\nArgv=/bin/sleep 1000\nTimeLimit=5s\nKillDelay=0\n")
     with there.connect() as client:
-        until(lambda: says(there, "1 busy"))
         server = main_pid(unit_of(there))
-        (worker,) = (each for each in children(server) if children(each))
+        worker = until(lambda: next(filter(children, children(server)), None))
         group = Path(f"/proc/{worker}/cgroup").read_text().strip().partition("::")[2]
         Path(f"/sys/fs/cgroup{group}/cgroup.freeze").write_text("1")
         assert read_all(client) == b""

@@ -1,0 +1,268 @@
+"""A standing server (Accept=no): what adds up, workers that are killed, and very many at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from bursts import HELLO, burst, descriptors, resident
+from conftest import (
+    SLACK,
+    Installed,
+    free_port,
+    in_machine,
+    journal,
+    main_pid,
+    read_all,
+    run,
+    until,
+)
+from killed import DEADLY, STAGES
+
+pytestmark = in_machine
+__all__ = ["descriptors"]  # a fixture, for all tests
+
+SERVER = "/usr/lib/python3/dist-packages/spawnhelper/doors/server.py"
+# What one connection comes to, by the first line that it sends; the rest is what is in the way.
+SCRIPT = """\
+read -r word
+case $word in
+success) exec cat;;
+exit-code) exit 3;;
+signal) kill -TERM $$;;
+core) exec sleep 60;;
+time-limit) exec sleep 60;;
+left) setsid sleep 60 & exit 0;;
+kill) kill -9 $PPID; exec sleep 60;;
+stop) kill -STOP $PPID; exec sleep 60;;
+esac
+"""
+KINDS = {
+    "success": "success",
+    "exit-code": "exit-code",
+    "signal": "signal",
+    "time-limit": "time-limit",
+    "left": "success",
+    "kill": "resources",
+    "stop": "resources",
+}
+WEIGHTS = [40, 10, 6, 1, 3, 2, 1]
+
+
+def unit_of(there: Installed) -> str:
+    return f"spawn-server@{there.name}.service"
+
+
+def family(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def idle(there: Installed) -> bool:
+    show = ("systemctl", "show", "--value", "--property=StatusText", unit_of(there))
+    return run(*show).stdout.startswith("0 busy, ")
+
+
+def open_descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def ask(there: Installed, kind: str) -> str:
+    """One client of that kind; its port."""
+    with there.connect() as client:
+        port = str(client.getsockname()[1])
+        with contextlib.suppress(OSError):
+            client.sendall(f"{kind}\n".encode())
+            client.shutdown(socket.SHUT_WR)
+        read_all(client)
+        return port
+
+
+def talk(there: Installed, kinds: list[str], clients: int) -> None:
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(lambda kind: ask(there, kind), kinds))
+
+
+@pytest.fixture
+def script() -> Iterator[Path]:
+    file = Path("/var/tmp/spawn-kinds")
+    file.write_text(SCRIPT)
+    yield file
+    file.unlink()
+
+
+@pytest.mark.parametrize("most", [1, 32])
+def test_nothing_adds_up(
+    most: int,
+    script: Path,
+    service: Callable[..., Installed],
+    promise: Callable[[str], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    """Connections of every outcome in one standing server, workers killed and stopped among them:
+    one record each, and descriptors, memory, children and control groups where they were."""
+    count = request.config.getoption("--soak")
+    keys = f"User=games\nArgv=/bin/sh {script}\nTimeLimit=200ms\nKillDelay=0\n"
+    there = service(keys, socket_section=f"Accept=no\nMaxConnections={most}")
+    plan = random.Random(most).choices(list(KINDS), WEIGHTS, k=count)
+    if "time-limit" not in plan:
+        plan[-1] = "time-limit"
+    warm = count // 10
+    talk(there, plan[:warm], 8)
+    until(lambda: idle(there))
+    server = main_pid(unit_of(there))
+    before = (resident(server), open_descriptors(server) - len(family(server)))
+    begun = time.monotonic()
+    talk(there, plan[warm:], 8)
+    took = time.monotonic() - begun
+    until(lambda: idle(there))
+    after = (resident(server), open_descriptors(server) - len(family(server)))
+    show = ("journalctl", "-q", "-o", "cat", "--output-fields=SPAWN_RESULT")
+    run("journalctl", "--sync")
+    found = Counter(run(*show, f"SPAWN_SERVICE={there.name}").stdout.split())
+    left = run("pgrep", "-U", "games", check=False).stdout.split()
+    promise(
+        f"at most {most} at a time: {count} connections in {took:.0f} s, {found.total()} records; "
+        f"{after[0] - before[0]:+} KiB, {after[1] - before[1]:+} descriptors"
+    )
+    assert found.total() == count
+    assert main_pid(unit_of(there)) == server
+    assert after[1] == before[1]
+    assert after[0] - before[0] < 2048
+    assert sorted(map(int, left)) == sorted(family(server))
+    assert len(groups_of(there)) == len(left)
+    wanted = Counter(KINDS[kind] for kind in plan)
+    off = sum((wanted - found).values())  # a time limit comes first on a busy machine
+    assert found == wanted or (found - wanted).keys() <= {"time-limit"}, off
+
+
+def groups_of(there: Installed) -> list[Path]:
+    show = ("systemctl", "show", "--value", "--property=ControlGroup", unit_of(there))
+    folder = run(*show).stdout.strip()
+    return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
+
+
+# The server as it is, with a hook that kills a worker at the start of a stage.
+HOOK = (
+    DEADLY.replace("[1:2]", "[1:]")
+    .replace("__main__.py", "doors/server.py")
+    .replace("posix.kill(posix.getpid(), 9)", "posix.geteuid() and posix.kill(posix.getpid(), 9)")
+)
+# What a worker goes through.
+OF_WORKERS = [
+    stage
+    for stage in STAGES
+    if stage.partition(".")[0] in ("proxy", "admission", "banner", "relay", "supervise", "delivery")
+] + ["worker.serve", "command.spawn", "wire.report", "serve.see_off"]
+
+
+@pytest.mark.parametrize("stage", OF_WORKERS)
+def test_a_worker_is_killed_at_a_stage(
+    stage: str, service: Callable[..., Installed], promise: Callable[[str], None]
+) -> None:
+    """A worker of a standing server is killed with SIGKILL as it begins a stage: the client sees
+    the end, it is recorded, nothing is left, and the server goes on."""
+    file, _, name = stage.partition(".")
+    banner = Path("/run/spawn-banner")
+    banner.write_text("hello\n")
+    hook = Path("/run/spawn-deadly.py")
+    hook.write_text(HOOK.format(name=name, file=f"/{file}.py"))
+    keys = f"User=games\nArgv=/bin/cat\nBanner={banner}\nAllowFrom=127.0.0.0/8\nSizeLimit=1M\n"
+    keys += "ProxyProtocol=v1\nProxyFrom=127.0.0.1\n"
+    there = service(keys, socket_section="Accept=no", start=False)
+    folder = Path(f"/run/systemd/system/{unit_of(there)}.d")
+    folder.mkdir(parents=True)
+    start = f"/usr/bin/python3 -I -S -X utf8 {hook} %i"
+    (folder / "test.conf").write_text(f"[Service]\nExecStart=\nExecStart={start}\n")
+    try:
+        there.start()
+        begun = time.monotonic()
+        answer = there.talk(b"PROXY TCP4 127.0.0.9 127.0.0.1 9 9\r\nx")
+        took = time.monotonic() - begun
+        record = there.record()
+        server = main_pid(unit_of(there))
+        until(lambda: idle(there))
+        assert run("pgrep", "-U", "games", check=False).stdout.split() == list(
+            map(str, family(server))
+        )
+    finally:
+        shutil.rmtree(folder)
+        banner.unlink()
+        run("systemctl", "daemon-reload")
+    promise(f"{stage} {took * 1000:.0f} ms")
+    reported = stage == "serve.see_off"
+    assert record["SPAWN_RESULT"] == ("success" if reported else "resources")
+    assert reported or "killed by SIGKILL; what was left is ended" in record["MESSAGE"]
+    assert b"hello\nx".startswith(answer)
+    assert took < SLACK
+
+
+@contextlib.contextmanager
+def xinetd(port: int) -> Iterator[None]:
+    """xinetd with the same service, as fast as it gets."""
+    config = Path("/run/spawn-xinetd.conf")
+    config.write_text(
+        "defaults\n{\ninstances = 2000\ncps = 100000 1\n}\nservice hello\n{\ntype = UNLISTED\n"
+        f"port = {port}\nbind = 127.0.0.1\nsocket_type = stream\nprotocol = tcp\nwait = no\n"
+        "user = games\nserver = /bin/echo\nserver_args = hello\nper_source = UNLIMITED\n}\n"
+    )
+    with subprocess.Popen(["xinetd", "-dontfork", "-f", config], stderr=-3) as server:
+        try:
+            until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+            yield
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
+            config.unlink()
+
+
+def test_a_thousand_at_once_from_nothing(
+    service: Callable[..., Installed], promise: Callable[[str], None]
+) -> None:
+    """A thousand clients at once at a standing server that is idle: every one is answered."""
+    hello = HELLO.replace("nobody", "games")
+    there = service(hello, socket_section="Accept=no\nMaxConnections=1000\nBacklog=1024")
+    assert there.talk() == b"hello\n"
+    answered, took = burst(there, 1000)
+    assert len(there.records(1001)) == 1001
+    beside = ""
+    if shutil.which("xinetd"):
+        other = Installed("xinetd", ("127.0.0.1", free_port()))
+        with xinetd(int(other.address[1])):
+            burst(other, 1)
+            theirs, needed = burst(other, 1000)
+        beside = f"; xinetd {theirs} in {needed:.1f} s"
+    promise(f"{answered} of 1000 answered in {took:.1f} s{beside}")
+    assert answered == 1000
+    if beside:
+        assert took < 2 * needed + SLACK
+
+
+def test_the_journal_is_stopped_for_long(
+    service: Callable[..., Installed], promise: Callable[[str], None]
+) -> None:
+    """journald is stopped for 1,000 connections of a standing server: all are answered, and all
+    records come once it goes on."""
+    there = service(HELLO, socket_section="Accept=no")
+    assert there.talk() == b"hello\n"
+    journald = main_pid("systemd-journald.service")
+    os.kill(journald, signal.SIGSTOP)
+    try:
+        for _ in range(1000):
+            assert there.talk() == b"hello\n"
+    finally:
+        os.kill(journald, signal.SIGCONT)
+    count = len(there.records(1001))
+    promise(f"{count - 1} records of 1000")
+    assert count == 1001
+    assert not journal(f"_SYSTEMD_UNIT={unit_of(there)}", "PRIORITY=3")
