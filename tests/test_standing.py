@@ -565,7 +565,7 @@ def test_a_stuck_worker_is_ended(standing: Callable[..., Installed]) -> None:
     there = standing("User=games\nArgv=/bin/sleep 1000\nTimeLimit=5s\nKillDelay=0\n")
     with there.connect() as client:
         server = main_pid(unit_of(there))
-        worker = until(lambda: next(filter(children, children(server)), None))
+        (worker,) = until(lambda: [each for each in children(server) if children(each)])
         group = Path(f"/proc/{worker}/cgroup").read_text().strip().partition("::")[2]
         Path(f"/sys/fs/cgroup{group}/cgroup.freeze").write_text("1")
         assert read_all(client) == b""
