@@ -127,9 +127,9 @@ def test_a_mistake_in_a_drop_in_is_said_with_its_own_line(files: Files) -> None:
     path = files.add(files.drop_ins, "x.conf", "Nice=99")
     sentence = f"{path}:2: Nice=99 is out of range; write a number from -20 to 19\n"
     assert files.sentence() == sentence
-    path.write_text("[Service]\n")
-    sentence = f"{path}:1: unknown section [Service]; this file can have [Socket] and [Spawn]\n"
-    assert files.sentence() == sentence
+    path.write_text("[Install]\n")
+    known = "this file can have [Socket], [Spawn] and [Service]"
+    assert files.sentence() == f"{path}:1: unknown section [Install]; {known}\n"
     path.unlink()
     files.add(files.drop_ins, "y.conf", "Argv=")
     assert files.sentence() == f"{files.file}: [Spawn] has no Argv=; it is required\n"

@@ -260,9 +260,9 @@ CASES = {
         EX_CONFIG,
     ),
     "an unknown section": (
-        f"User=nobody\n{TRUE}\n[Service]\nUser=root",
+        f"User=nobody\n{TRUE}\n[Unit]\nUser=root",
         6,
-        "unknown section [Service]; this file can have [Socket] and [Spawn]",
+        "unknown section [Unit]; this file can have [Socket], [Spawn] and [Service]",
         EX_CONFIG,
     ),
     "three mistakes": (
@@ -486,14 +486,12 @@ def test_names_that_make_no_service() -> None:
     ("line", "sentence"),
     [
         (
-            "Accept=no",
-            "Accept= is set by spawnhelper: each connection has a process of its own; "
-            "remove the line",
+            "Accept=maybe",
+            "Accept=maybe is neither yes, a unit for each connection, nor no, a server for all",
         ),
         (
             "Service=other.service",
-            "Service= is set by spawnhelper: spawn@.service serves every connection; "
-            "remove the line",
+            "Service= is set by spawnhelper: Accept= says who serves connections; remove the line",
         ),
         (
             "FileDescriptorName=mine",

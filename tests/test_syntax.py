@@ -45,9 +45,10 @@ def test_what_is_wrong_is_said_with_its_line() -> None:
     assert parsed(text) == (
         [("Spawn", "User", "\x1b[31m", 8)],
         [
-            "f:1: the line stands before any section header; put it below [Socket] or [Spawn]",
+            "f:1: the line stands before any section header; put it below [Socket], [Spawn] or "
+            "[Service]",
             "f:2: the section header does not end with ]",
-            "f:3: unknown section [Unit]; this file can have [Socket] and [Spawn]",
+            "f:3: unknown section [Unit]; this file can have [Socket], [Spawn] and [Service]",
             "f:6: the line is not an assignment; write KEY=VALUE",
             "f:7: the line is not an assignment; write KEY=VALUE",
         ],
@@ -61,7 +62,7 @@ def test_a_continuation_at_the_end_of_the_file() -> None:
 
 def test_the_name_of_a_section_is_shown_only_if_it_is_one() -> None:
     """A line of a value that went on without a backslash can begin with a bracket, too."""
-    known = "; this file can have [Socket] and [Spawn]"
+    known = "; this file can have [Socket], [Spawn] and [Service]"
     assert parsed('[Spawn ]\n["s3cret"]\n[Unit]')[1] == [
         f"f:1: unknown section{known}",
         f"f:2: unknown section{known}",
@@ -168,6 +169,15 @@ SLIPS = [
     ),
     ("[Socket]\nSocketUser=s3cret\\ ", "3: the line ends with a backslash; remove it, and the"),
     ("[X]\n[Socket]\nSocketProtocol=s Environment=s3cret", "4: SocketProtocol=s Environment..."),
+    (
+        "[Socket]\nAccept=no\n[Service]\nEnvironment=A=s3cret",
+        "5: Environment= in [Service] is shown to everybody by systemd; write it in [Spawn], or",
+    ),
+    (
+        "[Socket]\nAccept=no\n[Service]\nEnvironment=A=1\nUser=s3cret",
+        "6: User= in [Service] is a key of [Spawn]; move the line there",
+    ),
+    ("[Service]\nEnvironment=A=s3cret", "3: [Service] is for the server of Accept=no; with"),
 ]
 
 
@@ -207,8 +217,8 @@ def test_before_any_section_and_before_any_header(tmp_path: Path) -> None:
     file.chmod(0o644)
     with pytest.raises(Refusal) as refused:
         service.load(str(file))
-    sentence = "1: the line stands before any section header; put it below [Socket] or [Spawn]"
-    assert str(refused.value.problems[0]) == f"{file}:{sentence}"
+    sentence = "the line stands before any section header; put it below [Socket], [Spawn] or"
+    assert str(refused.value.problems[0]) == f"{file}:1: {sentence} [Service]"
 
 
 secrets = st.text(st.sampled_from("s3 =\\\"'x\n#;[]"), max_size=12)
@@ -304,7 +314,8 @@ def test_the_service_has_what_the_table_has() -> None:
     attributes = {setting.attribute for setting in SETTINGS}
     limits = {KEYS[key].attribute for key in LIMITS}
     hints = set(typing.get_type_hints(Service, vars(typing) | NAMES))
-    assert hints - {"max_connections", "per_source"} == attributes - limits  # those of [Socket]
+    of_socket = {"max_connections", "per_source", "standing"}
+    assert hints - of_socket == attributes - limits
     said = {"the user's", "unchanged", "everybody", "nobody", "always", "Argv='s first word"}
     said.add("as many as MaxConnections=")
     said.add("spawn")  # in the record; elsewhere it is the command's name

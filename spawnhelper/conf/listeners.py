@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from spawnhelper.conf import files, service
+from spawnhelper.conf import files, service, syntax
 from spawnhelper.conf.values import DIGITS, account_of, boolean, consists_of, group_of, unmapped
-from spawnhelper.outcome import Problem, misconfigured, printable, shown
+from spawnhelper.outcome import Problem, Refusal, misconfigured, printable, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def address(text: str) -> tuple[int, str, int]:
     return family, unmapped(host), int(port)
 
 
-def checked_section(file: str) -> list[Assignment]:
-    """The [Socket] section of this file, or a Refusal where systemd cannot be given it."""
-    assignments, problems = service.socket_section(file)
-    _, further = _of_section(file, assignments)
+def checked_sections(file: str) -> list[Assignment]:
+    """[Socket] and [Service] of this file, or a Refusal where systemd cannot be given them."""
+    assignments, problems = service.unit_sections(file)
+    _, further = _of_section(file, [each for each in assignments if each.section == "Socket"])
     if problems or further:
         raise misconfigured(*problems, *further)
     return assignments
@@ -127,6 +127,17 @@ def checked_section(file: str) -> list[Assignment]:
 def claimed(file: str) -> list[Listener]:
     """Where the service of this file means to listen, whatever else is wrong with the file."""
     return _of_section(file, service.lenient_socket_section(file))[0]
+
+
+def has_server(name: str) -> bool:
+    """Whether systemd knows that the service's connections all go to a server (Accept=no). What the
+    file says now may be what a reload has still to bring."""
+    try:
+        made = files.text(f"{files.GENERATED}/spawn@{name}.socket.d/{files.DROP_IN}")
+    except Refusal:
+        return False  # it does not listen, or systemd has not seen it
+    lines = syntax.lenient_lines(made)
+    return service.is_standing(syntax.parse(lines, "", ("Socket",))[0])
 
 
 def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener], list[Problem]]:
@@ -206,6 +217,8 @@ def service_of(connection: Connection) -> str:
         and each.host in hosts
         and each.device in devices
     ]
+    if len({each.service for each in here}) > 1:
+        here = [each for each in here if not has_server(each.service)]
     # Any doubt is one too many: a listener at the very address may not be on, one at the wildcard
     # may be.
     for each in here:

@@ -18,7 +18,7 @@ MOST_PROBLEMS = 50
 MAX_CONNECTIONS = 256  # of spawn@.socket
 MOST_DIGITS = 9  # systemd has 32 bits
 OURS = {
-    "Service": "spawn@.service serves every connection",
+    "Service": "Accept= says who serves connections",
     "FileDescriptorName": "it carries the name of the service",
 }
 NOT_STREAMS = (
@@ -119,14 +119,17 @@ def load(file: str) -> Service:
     assignments, problems = read(file)
     service, further = _follow(file, assignments)
     for each in assignments:
-        if each.section == "Socket" and each.key == "Accept":
-            service.standing = is_standing([each])
-        elif each.section == "Socket" and each.key == "MaxConnections":
+        if each.section == "Socket" and each.key == "MaxConnections":
             service.max_connections = _number(each.value, MAX_CONNECTIONS)
         elif each.section == "Socket" and each.key == "MaxConnectionsPerSource":
             # A value that only systemd can read stands for 1: refused.py asks too often.
             service.per_source = _number(each.value, 1 if each.value else 0)
-    problems += further + _socket_problems(file, assignments)
+    service.standing = is_standing(assignments)
+    problems += further + _unit_problems(file, assignments)
+    if service.standing:
+        from spawnhelper.conf import standing  # who has no server has no use for it
+
+        problems += standing.contradictions(service)
     if problems:
         # What is missing comes last: it may be what a line was meant for.
         order = {each.file: at for at, each in reversed(list(enumerate(assignments)))}
@@ -135,17 +138,26 @@ def load(file: str) -> Service:
     return service
 
 
+def _is_boolean(text: str) -> bool:
+    """Whether systemd can read it; an empty value resets."""
+    try:
+        boolean(text or "yes")
+    except ValueError:
+        return False
+    return True
+
+
 def _number(text: str, otherwise: int) -> int:
     known = consists_of(text, DIGITS) and len(text) <= MOST_DIGITS
     return int(text) if known else otherwise
 
 
-def is_standing(section: list[Assignment]) -> bool:
-    """Whether a [Socket] section asks for the standing server: Accept=no, where yes is the
-    default. A word that is neither counts as yes; that it is wrong others say."""
+def is_standing(assignments: list[Assignment]) -> bool:
+    """Whether [Socket] asks for the standing server: Accept=no, where yes is the default. A word
+    that is neither counts as yes; that it is wrong others say."""
     standing = False
-    for each in section:
-        if each.key == "Accept":
+    for each in assignments:
+        if each.section == "Socket" and each.key == "Accept":
             try:
                 standing = bool(each.value) and not boolean(each.value)
             except ValueError:
@@ -211,11 +223,12 @@ def _parsed(sources: list[str]) -> tuple[list[Assignment], list[Problem]]:
     return assignments, problems
 
 
-def socket_section(file: str) -> tuple[list[Assignment], list[Problem]]:
-    """The [Socket] section of this file's service, and why systemd cannot be given it, if so."""
+def unit_sections(file: str) -> tuple[list[Assignment], list[Problem]]:
+    """[Socket] and [Service] of this file's service, and why systemd cannot be given them, if
+    so."""
     assignments, problems = read(file)
-    problems += _socket_problems(file, assignments)
-    return [assignment for assignment in assignments if assignment.section == "Socket"], problems
+    problems += _unit_problems(file, assignments)
+    return [assignment for assignment in assignments if assignment.section != "Spawn"], problems
 
 
 def lenient_socket_section(file: str) -> list[Assignment]:
@@ -240,8 +253,23 @@ def _sections_of(source: str) -> tuple[str, ...]:
     return ("Spawn",) if source == files.DEFAULTS else SECTIONS
 
 
+def _unit_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
+    """What is wrong with the sections that systemd gets."""
+    problems = _socket_problems(file, assignments)
+    for each in assignments:
+        if each.section != "Spawn" and syntax.continues(each.value):  # in the drop-in for systemd
+            sentence = "the line ends with a backslash; remove it, and the white space behind it"
+            problems.append(Problem(each.file, each.line, sentence))
+    has_server = is_standing(assignments)
+    if has_server or any(each.section == "Service" for each in assignments):
+        from spawnhelper.conf import standing  # who has no server has no use for it
+
+        problems += standing.problems(assignments, standing=has_server)
+    return problems
+
+
 def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
-    """What is wrong with the [Socket] section."""
+    """What is wrong with the [Socket] section, whoever serves it."""
     problems = []
     listens = False
     for assignment in assignments:
@@ -260,11 +288,14 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
         elif key == "SocketProtocol" and assignment.value not in ("", "tcp", "mptcp"):
             sentence = f"SocketProtocol={shown(assignment.value)} is not TCP; remove the line"
             problems.append(Problem(source, line, sentence))
+        elif key == "Accept" and not _is_boolean(assignment.value):
+            sentence = (
+                f"Accept={shown(assignment.value)} is neither yes, a unit for each connection, nor "
+                "no, a server for all"
+            )
+            problems.append(Problem(source, line, sentence))
         elif key == "ListenStream":
             listens = bool(assignment.value)
-        if syntax.continues(assignment.value):  # in the drop-in for systemd
-            sentence = "the line ends with a backslash; remove it, and the white space behind it"
-            problems.append(Problem(source, line, sentence))
     if not listens:
         sentence = "[Socket] has no ListenStream=; write where to listen, as in 127.0.0.1:10031"
         problems.append(Problem(file, None, sentence))
@@ -281,7 +312,8 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
         if setting.required and setting.key not in service.given:
             sentence = f"[Spawn] has no {setting.key}=; it is required"
             if misplaced := elsewhere.get(setting.key):
-                sentence += f", and {misplaced.file}:{misplaced.line} has it in [Socket]"
+                place = f"{misplaced.file}:{misplaced.line}"
+                sentence += f", and {place} has it in [{misplaced.section}]"
             problems.append(Problem(file, None, sentence))
     if service.group is not None and service.user and service.user[1] is not None:
         problems.append(

@@ -81,13 +81,13 @@ def parse(
             elif whole[1:-1] in sections:
                 section = whole[1:-1]
             elif not whole.startswith("[X-"):
-                known = " and ".join(f"[{name}]" for name in sections)
+                known = _listed(sections, "and")
                 which = f" {shown(whole)}" if consists_of(whole[1:-1], NAME_CHARACTERS) else ""
                 problem(first, f"unknown section{which}; this file can have {known}")
             continue
         if section is None:
             if not headed:
-                right = "put it below " + " or ".join(f"[{name}]" for name in sections)
+                right = f"put it below {_listed(sections, 'or')}"
                 problem(first, f"the line stands before any section header; {right}")
             continue
         key, equals, value = whole.partition("=")
@@ -98,6 +98,12 @@ def parse(
         value = value.lstrip(WHITESPACE)
         assignments.append(Assignment(section, key, value, file, first))
     return assignments, problems
+
+
+def _listed(sections: tuple[str, ...], conjunction: str) -> str:
+    """The headers of sections, as a sentence has them."""
+    *others, last = (f"[{name}]" for name in sections)
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
 
 
 def _joined(lines: list[str]) -> Iterator[tuple[int, str]]:

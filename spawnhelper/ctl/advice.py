@@ -13,6 +13,11 @@ from spawnhelper.outcome import Problem, shown
 UNIX_NAMES_SINCE = 258  # a connection's unit has a socket cookie in its name (systemd.socket(5))
 NAMED_SINCE = 257  # a connection comes with the name of its service (systemd.socket(5))
 MPTCP_SINCE = 257
+# systemd.exec(5): what is made for the user of a unit.
+FOLDERS = tuple(
+    f"{kind}Directory" for kind in ("Runtime", "State", "Cache", "Logs", "Configuration")
+)
+CREDENTIALS = ("LoadCredential", "LoadCredentialEncrypted", "ImportCredential", "SetCredential")
 # What a shell can do with standard streams that cannot be opened by name.
 OPENED = {"/dev/stdin": "<&0", "/dev/stdout": ">&1", "/dev/stderr": ">&2"}
 # These write warnings that their script did not ask for.
@@ -24,9 +29,10 @@ ASKING = ("rsync", "vsftpd", "in.ftpd", "in.telnetd")
 def of(settings: Service, file: str) -> list[Problem]:
     """What to think about before this service is enabled."""
     return [
-        *_collisions(file),
+        *_collisions(settings, file),
         *_queue(settings),
-        *_later_systemd(file),
+        *_later_systemd(settings, file),
+        *_of_root(file),
         *_opened_streams(settings),
         *_warnings(settings),
         *_asking(settings),
@@ -36,17 +42,18 @@ def of(settings: Service, file: str) -> list[Problem]:
     ]
 
 
-def _collisions(file: str) -> list[Problem]:
-    """Other services at paths, whose connections systemd cannot always tell from this one's."""
+def _collisions(settings: Service, file: str) -> list[Problem]:
+    """Other services at paths, whose connections systemd cannot always tell from this one's. The
+    connections of a server have no units."""
     mine = [each for each in listeners.claimed(file) if each.family == socket.AF_UNIX]
-    if not mine or systemd() >= UNIX_NAMES_SINCE:
+    if not mine or settings.standing or systemd() >= UNIX_NAMES_SINCE:
         return []
-    name = files.name_of(file)
     others = [
         other
         for other in files.installed()
-        if other != name
+        if other != settings.name
         and any(each.family == socket.AF_UNIX for each in listeners.claimed(files.file_of(other)))
+        and not service.is_standing(service.lenient_socket_section(files.file_of(other)))
     ]
     if not others:
         return []
@@ -69,19 +76,42 @@ def _queue(settings: Service) -> list[Problem]:
     return [settings.problem("MaxCommands", sentence)]
 
 
-def _later_systemd(file: str) -> list[Problem]:
+def _later_systemd(settings: Service, file: str) -> list[Problem]:
     """Directives of [Socket] that an older systemd does not know, or that do less with it."""
     notes = []
     present = systemd()
-    for each in service.socket_section(file)[0]:
+    unnamed = present < NAMED_SINCE and not settings.standing
+    for each in service.lenient_socket_section(file):
         if each.key == "SocketProtocol" and each.value == "mptcp" and present < MPTCP_SINCE:
             sentence = f"before systemd {MPTCP_SINCE} SocketProtocol=mptcp is ignored: this is TCP"
             notes.append(Problem(each.file, each.line, sentence))
-        elif each.key == "Transparent" and _is_true(each.value) and present < NAMED_SINCE:
+        elif each.key == "Transparent" and _is_true(each.value) and unnamed:
             sentence = (
                 f"before systemd {NAMED_SINCE} a connection that Transparent= brings from another "
                 "address or port is refused, for only its own address tells whose it is; listen "
                 "at a wildcard for other addresses, or upgrade"
+            )
+            notes.append(Problem(each.file, each.line, sentence))
+    return notes
+
+
+def _of_root(file: str) -> list[Problem]:
+    """Directives of [Service] by which systemd makes files for the user of a unit. The server's is
+    root."""
+    notes = []
+    for each in service.unit_sections(file)[0]:
+        if each.section != "Service" or not each.value:
+            continue
+        if each.key in FOLDERS:
+            sentence = (
+                f"the folder of {each.key}= is root's, for the server is, and not the command's; "
+                "see tmpfiles.d(5) for one of another user"
+            )
+            notes.append(Problem(each.file, each.line, sentence))
+        elif each.key in CREDENTIALS:
+            sentence = (
+                f"the files of {each.key}= are for root, which the server is and the command is "
+                "not; see spawn.conf(5), ACCOUNTS AND SECRETS"
             )
             notes.append(Problem(each.file, each.line, sentence))
     return notes

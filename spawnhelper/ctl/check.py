@@ -22,7 +22,8 @@ from spawnhelper.stages import banner, command, executables, identity, reasons
 
 T = TypeVar("T")
 DROP_INS = f"{files.SUFFIX}.d"
-UNIT = "check"  # any name that a connection's unit could have
+SERVER = "spawn-server@"
+CONNECTION = "spawn@check.service"  # any name that a connection's unit could have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,18 +80,19 @@ def rehearse(settings: service.Service, who: identity.Identity, program: str) ->
 
     Needs root. The sentences are those of a connection's record.
     """
+    unit = f"{SERVER}{settings.name}.service" if settings.standing else CONNECTION
     found = (
-        reasons.of_program(settings, who, program, allowed_capabilities()),
+        reasons.of_program(settings, who, program, allowed_capabilities(unit)),
         reasons.of_folder(settings, who),
     )
     return [problem for problem in found if problem is not None]
 
 
 @cache
-def allowed_capabilities() -> int:
-    """What a file can give to a command, as bits: of what this machine has, what the unit of
-    connections has as it is installed."""
-    ask = ["systemctl", "show", "--property=CapabilityBoundingSet", f"spawn@{UNIT}.service"]
+def allowed_capabilities(unit: str) -> int:
+    """What a file can give to a command, as bits: of what this machine has, what the unit has that
+    serves connections, as it is installed."""
+    ask = ["systemctl", "show", "--property=CapabilityBoundingSet", unit]
     try:
         told = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -99,8 +101,8 @@ def allowed_capabilities() -> int:
 
 
 def file_of(wanted: str) -> str:
-    """The file of a service that is named by it, by a drop-in, by its name, or by its socket
-    unit."""
+    """The file of a service that is named by it, by a drop-in, by its name, or by a unit of
+    its."""
     if "/" in wanted or wanted.endswith(files.SUFFIX):
         wanted = os.path.abspath(wanted)
         folder, base = os.path.split(os.path.dirname(wanted))
@@ -113,8 +115,11 @@ def file_of(wanted: str) -> str:
 
 
 def name_of(wanted: str) -> str:
-    """The service that is named by its name, its socket unit or its file."""
-    return files.name_of(wanted).removeprefix("spawn@").removesuffix(".socket")
+    """The service that is named by its name, its socket unit, its server's, or its file."""
+    name = files.name_of(wanted)
+    if name.startswith(SERVER):
+        return name.removeprefix(SERVER).removesuffix(".service")
+    return name.removeprefix("spawn@").removesuffix(".socket")
 
 
 def examine(file: str) -> Refusal | None:
@@ -141,7 +146,7 @@ def examine(file: str) -> Refusal | None:
             found.of(partial(service.check_proxies, settings, tcp=not unix))
         if who and program and os.geteuid() == 0:
             found.problems += rehearse(settings, who, program)
-    found.of(listeners.checked_section, file)
+    found.of(listeners.checked_sections, file)
     found.problems += found.of(listeners.conflicts, file) or []
     found.problems += found.of(listeners.unknown_owners, file) or []
     return found.refusal()

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         settings = service.load(file)
         identity.check_reach(settings, identity.resolve(settings))
         command.find(settings)
-        listeners.checked_section(file)
+        listeners.checked_sections(file)
     except Refusal as refusal:
         for problem in refusal.problems:
             print(problem, file=sys.stderr)

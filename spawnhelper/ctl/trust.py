@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from functools import cache
 
 from spawnhelper.conf import files, service
 from spawnhelper.conf.service import Service
@@ -16,7 +17,7 @@ SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)  # in the name 
 
 def of(settings: Service) -> list[Problem]:
     """What to think about for whom the service has to trust."""
-    return [*_jail(settings), *_shared_secret(settings)]
+    return [*_jail(settings), *_shared_secret(settings), *_shared_server(settings)]
 
 
 def _jail(settings: Service) -> list[Problem]:
@@ -35,8 +36,7 @@ def _shared_secret(settings: Service) -> list[Problem]:
     closed = any(not os.stat(each.file).st_mode & stat.S_IROTH for each in given)
     if not closed and not any(map(SECRET.search, settings.environment)):
         return []
-    uid = identity.resolve(settings).uid
-    others = [name for name in files.installed() if name != settings.name and _uid_of(name) == uid]
+    others = [name for name, _ in _namesakes(settings)]
     if not others:
         return []
     sentence = (
@@ -46,8 +46,34 @@ def _shared_secret(settings: Service) -> list[Problem]:
     return [settings.problem("Environment", sentence)]
 
 
-def _uid_of(name: str) -> int | None:
+def _shared_server(settings: Service) -> list[Problem]:
+    """Workers of a server that the commands of other services can end, or those of theirs by the
+    commands of this one."""
+    others = [name for name, standing in _namesakes(settings) if standing or settings.standing]
+    if not others:
+        return []
+    have = "has" if len(others) == 1 else "have"
+    sentence = (
+        f"{' and '.join(map(shown, others))} {have} the same User=, and commands can end the "
+        "workers that a server (Accept=no) has as that user; give each service an account of its "
+        "own"
+    )
+    return [settings.problem("User", sentence)]
+
+
+def _namesakes(settings: Service) -> list[tuple[str, bool]]:
+    """The other services of this one's account, and whether each has a server."""
+    uid = identity.resolve(settings).uid
+    others = [name for name in files.installed() if name != settings.name]
+    return [(name, _account_of(name)[1]) for name in others if _account_of(name)[0] == uid]
+
+
+@cache
+def _account_of(name: str) -> tuple[int | None, bool]:
+    """The uid of a service's commands, None where its files are wrong, and whether it has a
+    server."""
     try:
-        return identity.resolve(service.load(files.file_of(name))).uid
+        settings = service.load(files.file_of(name))
+        return identity.resolve(settings).uid, settings.standing
     except Refusal:
-        return None
+        return None, False

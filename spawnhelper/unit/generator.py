@@ -1,4 +1,5 @@
-"""Service files to drop-ins for spawn@NAME.socket: spawn-generator(8), systemd.generator(7)."""
+"""Service files to drop-ins for spawn@NAME.socket and spawn-server@NAME.service:
+spawn-generator(8), systemd.generator(7)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from spawnhelper.conf import files, listeners, service
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
 # What spawn@.socket has for a service without a drop-in gives way to the service's own.
-RESET = "ListenStream=\nExecStartPre=\n"
-# The server serves every listener of its service. One that cannot start is not to be started
-# without an end (systemd.socket(5)).
-STANDING = ("Service=spawn-server@%i.service", "TriggerLimitIntervalSec=2s")
+LISTENS = ("ListenStream=", "ExecStartPre=")
+# The trigger limit keeps a server that cannot start from being started without an end, where
+# Restart= does not (systemd.socket(5)).
+HAS_SERVER = ("Accept=no", "Service=spawn-server@%i.service", "TriggerLimitIntervalSec=2s")
+# Likewise spawn-server@.service. What fails is started again, and clients wait in the backlog.
+IS_SERVER = ("ExecStartPre=", "Restart=on-failure")
 KMSG = "/dev/kmsg"
 LONGEST_LINE = 900  # of 1024 bytes that the kernel takes for a record
 
@@ -39,33 +42,54 @@ def main(arguments: list[str]) -> int:
     for name in names:
         file = files.file_of(name)
         try:
-            text = drop_in(file)
+            texts = drop_ins(file)
         except (Refusal, OSError) as error:
             say(f"{error}; spawn@{shown(name)}.socket will not listen")
             continue
-        folder = os.path.join(arguments[0], f"spawn@{name}.socket.d")
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, files.DROP_IN), "w", encoding="utf-8") as out:
-            out.write(text)
+        for unit, text in texts.items():
+            folder = os.path.join(arguments[0], f"{unit}.d")
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, files.DROP_IN), "w", encoding="utf-8") as out:
+                out.write(text)
     return 0
 
 
-def drop_in(file: str) -> str:
-    """What systemd is told about the service's socket; a Refusal where the file is not good."""
-    section = listeners.checked_section(file)
-    lines = [f"{each.key}={each.value}" for each in section]
-    if service.is_standing(section):
-        lines += STANDING
-    head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[Socket]\n"
-    return head + RESET + "\n".join(lines) + "\n"
+def drop_ins(file: str) -> dict[str, str]:
+    """What systemd is told about the service's units, by their names; a Refusal where the file is
+    not good."""
+    sections = listeners.checked_sections(file)
+    name = files.name_of(file)
+    # What Accept= comes to has been decided, by rules for an empty value that systemd has not.
+    socket = [
+        f"{each.key}={each.value}"
+        for each in sections
+        if each.section == "Socket" and each.key != "Accept"
+    ]
+    unit = f"spawn@{name}.socket"
+    if not service.is_standing(sections):
+        return {unit: _drop_in(file, "Socket", *LISTENS, *socket)}
+    server = [f"{each.key}={each.value}" for each in sections if each.section == "Service"]
+    return {
+        unit: _drop_in(file, "Socket", *LISTENS, *HAS_SERVER, *socket),
+        f"spawn-server@{name}.service": _drop_in(file, "Service", *IS_SERVER, *server),
+    }
+
+
+def _drop_in(file: str, section: str, *lines: str) -> str:
+    head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[{section}]\n"
+    return head + "".join(f"{line}\n" for line in lines)
 
 
 def explain(file: str) -> str:
-    """Why systemd has no listening address for this service."""
+    """Why systemd has no listening address for this service, or no server."""
     try:
-        drop_in(file)
+        made = drop_ins(file)
     except Refusal as refusal:
         return "\n".join(map(str, refusal.problems))
+    unit = f"spawn@{files.name_of(file)}.socket"
+    if list(made) == [unit] and os.path.exists(f"{files.GENERATED}/{unit}.d/{files.DROP_IN}"):
+        sentence = "the service has no server; write Accept=no in [Socket] if it is to have one"
+        return str(Problem(file, None, sentence))
     sentence = "systemd has not seen this service file yet; run systemctl daemon-reload"
     return str(Problem(file, None, sentence))
 

@@ -59,7 +59,7 @@ def attempt(name: str, *, first: bool) -> int:
     from spawnhelper.conf import listeners
 
     file = files.file_of(name)
-    claimed = listeners.claimed(file)
+    claimed = [] if listeners.has_server(name) else listeners.claimed(file)
     if os.waitpid(starting, 0)[1] == 0:
         step_aside(claimed)
         since = int(shown(unit, "ActiveEnterTimestampMonotonic") or 0)

@@ -15,6 +15,10 @@ FILE = Path("/run/spawn-fuzz/any.conf")
 WORDS = [
     b"[Socket]",
     b"[Spawn]",
+    b"[Service]",
+    b"Accept=no\n",
+    b"RestrictAddressFamilies=",
+    b"InaccessiblePaths=/",
     b"[X-",
     b"\\\n",
     b"\n#",
@@ -38,16 +42,26 @@ def one(octets: bytes) -> None:
         can_be_followed(loaded)
     claimed = {(each.line, each.text) for each in listeners.claimed(file)}
     try:
-        text = generator.drop_in(file)
+        made = generator.drop_ins(file)
     except Refusal as refusal:
         complains(refusal, octets)
         return
-    section = service.socket_section(file)[0]
-    read = syntax.parse(text.split("\n"), file, ("Unit", "Socket"))
-    told = [(each.key, each.value) for each in read[0] if each.section == "Socket"]
-    reset = [("ListenStream", ""), ("ExecStartPre", "")]
-    assert told == reset + [(each.key, each.value) for each in section], "systemd is told another"
-    assert read[1] == []
+    told = service.unit_sections(file)[0]
+    standing = service.is_standing(told)
+    assert len(made) == 1 + standing
+    for text, section, ours in (
+        (next(iter(made.values())), "Socket", 2 + 3 * standing),
+        *((text, "Service", 2) for text in list(made.values())[1:]),
+    ):
+        read, wrong = syntax.parse(text.split("\n"), file, ("Unit", section))
+        said = [(each.key, each.value) for each in read if each.section == section]
+        meant = [
+            (each.key, each.value)
+            for each in told
+            if each.section == section and each.key != "Accept"
+        ]
+        assert said[ours:] == meant, "systemd is told another"
+        assert wrong == []
     assert claimed == {(each.line, each.text) for each in listeners.claimed(file)} != set()
 
 
