@@ -32,6 +32,7 @@ MaxConnections=600
 User=nobody
 Argv=/bin/cat
 """
+SERVER = SERVICE.replace(str(PORT), str(PORT + 1)).replace("[Spawn]", "Accept=no\n[Spawn]")
 # Files that another package's installation and a reboot change as well.
 FLEETING = re.compile(
     r"/var/(log|cache|spool|lib/(apt|dpkg|postfix|systemd))/|/etc/(machine-id|ld\.so\.cache)$"
@@ -107,6 +108,7 @@ def test_from_the_installation_to_the_purge(machine: Pristine) -> None:
     assert machine.run("systemctl is-active spawn@echo.socket").stdout == "active\n"
     assert answer(machine) == "x"
     machine.install(packages(BUILT))
+    a_server_outlives_an_upgrade(machine)
     machine.run("apt-get -qy remove spawnhelper")
     no_unit(machine)
     machine.run("apt-get -qy purge spawnhelper python3-cysystemd")
@@ -120,6 +122,21 @@ def test_from_the_installation_to_the_purge(machine: Pristine) -> None:
     assert {path for path in before.keys() | after if before.get(path) != after.get(path)} == set()
 
 
+def a_server_outlives_an_upgrade(machine: Pristine) -> None:
+    """And what is connected to it; and it is left running."""
+    file = machine.root / "etc/spawn/server.conf"
+    file.write_text(SERVER)
+    machine.run("systemctl daemon-reload && systemctl start spawn@server.socket")
+    code = machine.work / "held.py"
+    code.write_text(HELD)
+    machine.run(f"python3 {code} {PORT + 1} {' '.join(map(str, packages(BUILT)))}")
+    show = "systemctl is-active spawn-server@server.service"
+    assert machine.run(show).stdout == "active\n"
+    held = (machine.root / "run/systemd/system").glob("spawn*.d/50-upgrade.conf")
+    assert list(held) == []
+    file.unlink()
+
+
 def answer(machine: Pristine) -> str:
     """What a connection to the service says."""
     return machine.run(f"printf x | socat -t 5 - TCP:127.0.0.1:{PORT}").stdout
@@ -130,7 +147,9 @@ def no_unit(machine: Pristine) -> None:
     for listing in ("list-units --all", "list-unit-files"):
         shown = machine.run(f"systemctl {listing} --plain --no-legend 'spawn*'", check=False).stdout
         assert [line for line in shown.splitlines() if "not-found" not in line] == []
-    assert f":{PORT}" not in machine.run("ss -Hltn").stdout
+    listening = machine.run("ss -Hltn").stdout
+    assert f":{PORT} " not in listening
+    assert f":{PORT + 1} " not in listening
 
 
 def nothing_is_left_over(machine: Pristine, before: dict[str, tuple[object, ...]]) -> None:
@@ -149,6 +168,22 @@ def nothing_is_left_over(machine: Pristine, before: dict[str, tuple[object, ...]
     for link in links:
         machine.run(f"test -e {link}")
 
+
+HELD = """
+import socket, subprocess, sys
+
+def echo(client, octet):
+    client.sendall(octet)
+    assert client.recv(2) == octet
+
+held = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60)
+echo(held, b"x")
+apt = ["apt-get", "-qy", "install", "--reinstall", *sys.argv[2:]]
+subprocess.run(apt, check=True, stdout=subprocess.DEVNULL)
+echo(held, b"y")
+with socket.create_connection(held.getpeername(), timeout=60) as new:
+    echo(new, b"z")
+"""
 
 # 250 connections are held while apt works, and no fewer are made meanwhile and just afterwards.
 LOAD = """

@@ -88,6 +88,7 @@ REFUSED = [
     ("RestrictAddressFamilies=~AF_UNIX", NO_UNIX),
     ("InaccessiblePaths=/run/systemd/journal", HIDDEN),
     ("InaccessiblePaths=/home -%t/systemd", HIDDEN),
+    ("InaccessiblePaths=/run/systemd/journal/stdout", HIDDEN),
     ("InaccessiblePaths=-/", HIDDEN),
     ("InaccessibleDirectories=/run", HIDDEN),
     ("TemporaryFileSystem=/var/tmp /run:ro", HIDDEN),
@@ -384,6 +385,45 @@ def test_the_service_section_reaches_the_server(service: Callable[..., Installed
     )
 
 
+# Each takes from the server what it could need; all of them together leave it what it does.
+HARDENED = """
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+PrivateIPC=yes
+ProtectProc=invisible
+ProcSubset=pid
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectControlGroups=private
+SystemCallFilter=@system-service
+SystemCallArchitectures=native
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+RestrictRealtime=yes
+RestrictAddressFamilies=AF_UNIX
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+InaccessiblePaths=/boot /root
+"""
+
+
+@in_machine
+@pytest.mark.parametrize("change_of_streams", ["", "SizeLimit=1K\n", "StandardError=journal\n"])
+def test_a_server_in_a_cage(service: Callable[..., Installed], change_of_streams: str) -> None:
+    section = f"Accept=no\n[Service]\n{HARDENED}"
+    there = service(CAT + change_of_streams, socket_section=section)
+    assert there.check().returncode == 0
+    for _ in range(3):
+        assert there.talk(b"here") == b"here"
+        assert there.record()["SPAWN_RESULT"] == "success"
+
+
 @in_machine
 def test_variables_from_a_file(service: Callable[..., Installed], tmp_path: Path) -> None:
     """What systemd shows nobody, for commands that are to have it."""
@@ -596,6 +636,28 @@ def test_what_systemd_makes_for_root(service: Callable[..., Installed]) -> None:
         f"{there.file}:6: note: the files of LoadCredential= are for root, which the server is and "
         "the command is not; see spawn.conf(5), ACCOUNTS AND SECRETS",
     ]
+
+
+@in_machine
+def test_workers_are_processes_of_the_user(service: Callable[..., Installed]) -> None:
+    there = service("", start=False)
+    for limit, most, noted in (
+        ("20", "", 256),
+        ("256:infinity", "", 256),
+        ("257", "", 0),
+        ("infinity", "", 0),
+        ("20", "MaxConnections=20", 20),
+        ("21", "MaxConnections=20", 0),
+    ):
+        there.write(f"{CAT}LimitNPROC={limit}", f"Accept=no\n{most}")
+        line = there.file.read_text().split("\n").index(f"LimitNPROC={limit}") + 1
+        note = (
+            f"{there.file}:{line}: note: LimitNPROC= counts the server's workers, too, one for "
+            f"each connection, and MaxConnections= is {noted}; raise it above that\n"
+        )
+        assert there.check().stderr == (note if noted else "")
+    there.write(f"{CAT}LimitNPROC=20", "Accept=yes")
+    assert there.check().stderr == ""
 
 
 @in_machine

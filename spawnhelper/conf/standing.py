@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # LimitNOFILE= of spawn-server@.service is enough for so many.
 MOST_CONNECTIONS = 10_000
 SHORTEST_WATCHDOG = 10 * quantities.USEC_PER_SEC
-# The server sends records to the first, and tells systemd about itself at the second.
-NEEDED = ("/run/systemd/journal/socket", "/run/systemd/notify")
+# Where records go, and what StandardError=journal brings; and where systemd hears of the server.
+NEEDED = ("/run/systemd/journal/socket", "/run/systemd/journal/stdout", "/run/systemd/notify")
 FAMILIES = ("AF_UNIX", "AF_LOCAL")  # of the same number
 
 

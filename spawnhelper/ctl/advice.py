@@ -31,6 +31,7 @@ def of(settings: Service, file: str) -> list[Problem]:
     return [
         *_collisions(settings, file),
         *_queue(settings),
+        *_processes(settings),
         *_later_systemd(settings, file),
         *_of_root(file),
         *_opened_streams(settings),
@@ -74,6 +75,18 @@ def _queue(settings: Service) -> list[Problem]:
         f"{settings.max_connections}; raise that in [Socket]"
     )
     return [settings.problem("MaxCommands", sentence)]
+
+
+def _processes(settings: Service) -> list[Problem]:
+    """A limit on the processes of a user that the workers of a server use up by themselves."""
+    limit = settings.limits().get("LimitNPROC")
+    if not settings.standing or limit is None or not 0 <= limit[0] <= settings.max_connections:
+        return []
+    sentence = (
+        "LimitNPROC= counts the server's workers, too, one for each connection, and "
+        f"MaxConnections= is {settings.max_connections}; raise it above that"
+    )
+    return [settings.problem("LimitNPROC", sentence)]
 
 
 def _later_systemd(settings: Service, file: str) -> list[Problem]:
