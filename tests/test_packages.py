@@ -303,11 +303,12 @@ def test_manual_pages_are_rendered_without_a_warning(page: str) -> None:
 
 
 @pytest.mark.skipif(systemd_version() < 257, reason="before 255 a directive of ours is unknown")
-def test_systemd_analyze_is_silent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [SERVICE, f"{SERVER}[Service]\nProtectSystem=strict\n"])
+def test_systemd_analyze_is_silent(tmp_path: Path, text: str) -> None:
     units = Path("/usr/lib/systemd/system").glob("spawn*")
     generated = tmp_path / "generated"
     generated.mkdir()
-    Path("/etc/spawn/verify.conf").write_text(SERVICE)
+    Path("/etc/spawn/verify.conf").write_text(text)
     try:
         generator = "/usr/lib/systemd/system-generators/spawn-generator"
         run(generator, *[str(generated)] * 3)
