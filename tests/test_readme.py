@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from spawnhelper.conf.settings import SETTINGS
+from spawnhelper.conf.standing import RULES
 from spawnhelper.conf.values import CONNECTION_VARIABLES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -44,6 +45,11 @@ def test_the_manual_page_has_every_key() -> None:
     ).stdout
     assert "@SETTINGS@" not in page
     assert [each.key for each in SETTINGS if f"\n.I {each.key}=\n" not in page] == []
+    assert "@REFUSED@" not in page
+    plain = page.replace("\\-", "-")
+    assert [rule.why for rule in RULES if f"=\\fR\n{rule.why}.\n" not in plain] == [
+        next(rule.why for rule in RULES if "User" in rule.names)  # any key of the table above
+    ]
 
 
 def test_the_manual_page_has_every_option() -> None:

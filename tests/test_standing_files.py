@@ -603,6 +603,15 @@ def test_a_server_at_a_path_collides_with_nobody(service: Callable[..., Installe
 
 
 @in_machine
+def test_a_server_knows_its_service_by_name(service: Callable[..., Installed]) -> None:
+    """Before systemd 257, too, whatever address a connection is for."""
+    there = service(CAT, socket_section="Transparent=yes", start=False)
+    assert ("Transparent= brings" in there.check().stderr) == (systemd_version() < 257)
+    there.write(CAT, "Transparent=yes\nAccept=no")
+    assert there.check().stderr == ""
+
+
+@in_machine
 def test_an_account_that_is_shared_with_a_server(service: Callable[..., Installed]) -> None:
     one, two = service(CAT, start=False), service(CAT, start=False)
     assert one.check().stderr == ""
