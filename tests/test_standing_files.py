@@ -353,6 +353,12 @@ def test_a_standing_service(service: Callable[..., Installed]) -> None:
     assert there.record()["SPAWN_UNIT"] == server
     assert active(server)
     assert shown(server, "SourcePath") == str(there.file)
+    drop_in = Path(f"/run/systemd/generator/{server}.d/50-spawn.conf").read_text()
+    assert drop_in == (
+        f"# Made by spawn-generator(8) from {there.file}\n"
+        f"[Unit]\nSourcePath={there.file}\n\n"
+        "[Service]\nExecStartPre=\nRestart=on-failure\n"
+    )
     run("systemctl", "stop", there.socket_unit)
     assert not active(server)
     with pytest.raises(ConnectionRefusedError):

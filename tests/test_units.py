@@ -89,7 +89,7 @@ def test_the_socket_section_is_passed_through(service: Callable[..., Installed])
 
 
 def test_a_broken_file_does_not_keep_the_others_out(service: Callable[..., Installed]) -> None:
-    bad = service(ECHO, socket_section="Accept=no", start=False)
+    bad = service(ECHO, socket_section="Accept=maybe", start=False)
     good = service(ECHO)
     assert good.talk(b"here") == b"here"
     assert run("systemctl", "start", bad.socket_unit, check=False).returncode != 0
@@ -105,7 +105,7 @@ def test_a_broken_file_does_not_keep_the_others_out(service: Callable[..., Insta
 
 def test_the_generator_complains_to_the_kernel_log(service: Callable[..., Installed]) -> None:
     """A container's kernel log is a dead end; a pipe stands for it here."""
-    bad = service(ECHO, socket_section="Accept=no", start=False)
+    bad = service(ECHO, socket_section="Accept=maybe", start=False)
     log = Path("/run/spawn-kmsg")
     log.unlink(missing_ok=True)
     os.mkfifo(log)
@@ -123,8 +123,8 @@ def test_the_generator_complains_to_the_kernel_log(service: Callable[..., Instal
     said = os.read(reader, 65536).decode()
     os.close(reader)
     assert (
-        f"<3>spawn-generator: {bad.file}:3: Accept= is set by spawnhelper: each connection has a "
-        f"process of its own; remove the line; {bad.socket_unit} will not listen\n" in said
+        f"<3>spawn-generator: {bad.file}:3: Accept=maybe is neither yes, a unit for each "
+        f"connection, nor no, a server for all; {bad.socket_unit} will not listen\n" in said
     )
 
 
