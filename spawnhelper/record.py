@@ -67,7 +67,7 @@ def of_end(
         fate = f"{cause}, {fate}"
     what = f"{shown(command)} as {user}"
     duration = span(ended.duration)
-    sentence = f"{service.name}: {what}: {fate} after {duration}, client {_client(connection)}"
+    sentence = f"{service.name}: {what}: {fate} after {duration}, client {client_of(connection)}"
     if ended.undelivered:
         sentence += f"; {_counted(ended.undelivered, 'byte')} of the answer not delivered"
     if ended.killed:
@@ -105,7 +105,7 @@ def of_refusal(
 ) -> list[str]:
     """The fields for a command that did not run. service_name is empty where nobody knows it,
     service None where it could not be read."""
-    client = f", client {_client(connection)}" if connection else ""
+    client = f", client {client_of(connection)}" if connection else ""
     what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
     sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
     turned_away = refusal.result in (outcome.REFUSED, outcome.QUEUE_LIMIT)
@@ -229,7 +229,8 @@ def _whence(unit: str, connection: Connection) -> list[str]:
     return fields
 
 
-def _client(connection: Connection) -> str:
+def client_of(connection: Connection) -> str:
+    """Who called, as a sentence has it."""
     if connection.local is None and connection.peer is not None:
         pid, uid, _ = connection.peer
         return f"pid {pid} of uid {uid}"

@@ -20,11 +20,12 @@ MAY_IMPORT = {
     "signals": set(),
     "record": GROUND,
     "post": {"record"},
+    "board": set(),
     "conf": {*GROUND, "conf"},
     "stages": {*GROUND, "conf", "stages"},
-    "doors": {*GROUND, "record", "post", "conf", "stages", "doors"},
+    "doors": {*GROUND, "board", "record", "post", "conf", "stages", "doors"},
     "unit": {*GROUND, "record", "conf", "unit"},
-    "ctl": {*GROUND, "record", "conf", "stages", "ctl", "__init__"},
+    "ctl": {*GROUND, "board", "record", "conf", "stages", "ctl", "__init__"},
 }
 # The path of a connection names the stages, and they do not know each other. These are their tools.
 TOOLS = {"banner", "command", "delivery", "executables", "identity", "wait"}

@@ -27,7 +27,7 @@ if __name__ == "__main__":
 import _prctl
 from systemd import daemon
 
-from spawnhelper import record
+from spawnhelper import board, record
 from spawnhelper.conf import files, service
 from spawnhelper.conf.watch import Watch
 from spawnhelper.doors import handover, pool, wire
@@ -81,6 +81,7 @@ class Server:
         waiting = (each.encode("latin-1") for each in found.get("records", ()))
         self.registrar = Registrar(name, Outbox(waiting, found.get("lost", 0)))
         self.outbox = self.registrar.outbox
+        self.board = board.Board(name)
         self.workers: dict[int, Worker] = {}  # by the descriptor of their channel
         self.idle: list[Worker] = []
         self.beginning: set[Worker] = set()
@@ -221,6 +222,7 @@ class Server:
             self.workers[worker.channel.fileno()] = worker
             self.beginning.add(worker)
             self._poll.register(worker.channel.fileno(), select.EPOLLIN)
+            self.board.note(worker.pid, board.BEGINS)
         if self.nursery.trouble:
             self.outbox.say(WARNING, f"{self.name}: {self.nursery.trouble}")
             self.nursery.trouble = ""
@@ -285,6 +287,7 @@ class Server:
         if 0 < self.plan.service.per_source <= self.sources[held.source]:
             client.close()
             self._over_limit += 1
+            self.board.refused += 1
             self._look_by(self._over_limit_at)
             return
         self._count(held)
@@ -300,6 +303,7 @@ class Server:
                 worker.kill("it did not take a connection")
                 continue
             worker.held, held.worker = held, worker
+            self.board.note(worker.pid, board.BUSY, record.client_of(held.connection))
             worker.deadline = time.monotonic_ns() + _longest(held.plan)
             return
         self.next.append(held)
@@ -320,6 +324,7 @@ class Server:
 
     def _refuse(self, connection: Connection, refusal: Refusal) -> None:
         """Ends a connection that no worker is for."""
+        self.board.turned_away += 1
         settings = None if self.plan is None else self.plan.service
         self.registrar.refused(connection, settings, refusal)
         connection.end()
@@ -427,6 +432,7 @@ class Server:
     def _free(self, worker: Worker) -> None:
         """Lets go of a worker's connection."""
         held, worker.held = worker.held, None
+        self.board.note(worker.pid, board.IDLE)
         if held is not None:
             held.connection.socket.close()
             self._let_go(held)
@@ -482,6 +488,7 @@ class Server:
             self._failed(worker, held, status)
         else:
             self._free(worker)
+        self.board.note(worker.pid, board.GONE)
         if worker in self.beginning:
             self.beginning.remove(worker)
             self._misborn(worker.fault or record.exit_of(status)[0])
@@ -620,6 +627,7 @@ class Server:
         if self.unfit is not None or self.problem is not None:
             text += f"; {self.unfit or self.problem}"
         self.notices.status(text)
+        self.board.beat(self.notices.due)
         self._look_by(self.notices.due)
 
     # Another program.
@@ -695,8 +703,13 @@ class Server:
             worker = handover.worker_of(each)
             self.workers[worker.channel.fileno()] = worker
             self._poll.register(worker.channel.fileno(), select.EPOLLIN)
-            if worker.held is not None:
+            if worker.held is None:
+                self.board.note(worker.pid, board.IDLE)
+            else:
                 self._count(worker.held)
+                self.board.turned_away -= 1  # the program before has counted it
+                client = record.client_of(worker.held.connection)
+                self.board.note(worker.pid, board.BUSY, client)
         for each in before["next"]:
             held = handover.held_of(each)
             if self.plan is not None:
