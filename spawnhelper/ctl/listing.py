@@ -1,6 +1,7 @@
 """List the services: enabled, listening where, live connections, refused ones, the last record.
 
-REFUSED counts connections above MaxConnections=, since the socket listens.
+REFUSED counts connections above MaxConnections=, since the socket listens; with Accept=no those
+above MaxConnectionsPerSource=, for the others wait.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from typing import Any
 
 from spawnhelper.conf import files
-from spawnhelper.ctl import terminal, times, units
+from spawnhelper.ctl import servers, terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
 
@@ -51,18 +52,28 @@ def _table(known: list[units.Listener], latest: dict[str, Record | None]) -> Any
         table.add_row(
             each.name,
             each.enabled,
-            " ".join(each.places) or f"no ({each.state})",
+            _listening(each),
             str(each.live),
             str(each.accepted),
             str(each.refused),
             f"{when} {record.result}" if record else "",
-            style="bold red" if each.state == "failed" else None,
+            style="bold red" if each.state == "failed" or _trouble(each) else None,
         )
     return table
 
 
+def _listening(listener: units.Listener) -> str:
+    """Where it listens, or why not; and whether nobody serves who connects."""
+    where = " ".join(listener.places) or f"no ({listener.state})"
+    return f"{where} (server {word})" if (word := _trouble(listener)) else where
+
+
+def _trouble(listener: units.Listener) -> str:
+    return "" if listener.server is None else listener.server.word
+
+
 def listener_object(listener: units.Listener) -> dict[str, Any]:
-    """A listener as --json shows it."""
+    """A listener as --json shows it. server: None with Accept=yes."""
     return {
         "service": listener.name,
         "enabled": listener.enabled,
@@ -72,6 +83,19 @@ def listener_object(listener: units.Listener) -> dict[str, Any]:
         "most": listener.most,
         "accepted": listener.accepted,
         "refused": listener.refused,
+        "server": None if listener.server is None else server_object(listener.server),
+    }
+
+
+def server_object(server: servers.Server) -> dict[str, Any]:
+    """A standing server as --json shows it."""
+    return {
+        "unit": server.unit,
+        "state": server.state,
+        "pid": server.pid or None,
+        "busy": len(server.busy),
+        "idle": server.idle,
+        "trouble": server.trouble or None,
     }
 
 

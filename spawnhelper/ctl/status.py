@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from spawnhelper.conf import files
 from spawnhelper.conf.quantities import USEC_PER_SEC
-from spawnhelper.ctl import check, listing, terminal, times, units
+from spawnhelper.ctl import check, listing, servers, terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
 from spawnhelper.outcome import printable, shown
 from spawnhelper.record import span
 
+NSEC_PER_USEC = 1_000
 LISTENS, SILENT, UNKNOWN = 0, 3, 4  # as systemctl(1) has them
 TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 
@@ -76,28 +77,43 @@ def run(options: argparse.Namespace) -> int:
 
 def _live(listener: units.Listener, processes: list[units.Process]) -> list[Live]:
     """The live connections, the oldest first."""
+    born = {process.pid: birth for process in processes if (birth := _birth(process.pid))}
+    if listener.server is not None:
+        unit, now = listener.server.unit, time.monotonic_ns() // NSEC_PER_USEC
+        held = sorted(listener.server.busy, key=lambda place: place.since)
+        return [
+            Live(each.client, unit, *_command(each.pid, processes, born, now - each.since))
+            for each in held
+        ]
     families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}
     for process in processes:
-        families[process.unit].append(process)
-    found = [_connection(unit, family) for unit, family in families.items()]
+        families[process.group].append(process)
+    found = [_connection(unit, family, born) for unit, family in families.items()]
     # The clock of processes ticks slowly; of those of one tick systemd's count knows the older.
     return sorted(found, key=lambda each: (-(each.age or 0), units.ordinal(each.unit)))
 
 
-def _connection(unit: str, family: list[units.Process]) -> Live:
-    """One of them. The helper is the process whose parent is none of the unit's: systemd started
-    it, and what loses its parent in the unit becomes its child. That is the kernel's word, while a
-    command has any name and any arguments that it likes."""
+def _connection(unit: str, family: list[units.Process], born: dict[int, Birth]) -> Live:
+    """One that has a unit. The helper is the process whose parent is none of the unit's: systemd
+    started it, and what loses its parent in the unit becomes its child. That is the kernel's word,
+    while a command has any name and any arguments that it likes."""
     client = units.client(unit)
-    born = {process.pid: birth for process in family if (birth := _birth(process.pid))}
-    helper = next((pid for pid, birth in born.items() if birth.parent not in born), None)
+    living = [process.pid for process in family if process.pid in born]
+    helper = next((pid for pid in living if born[pid].parent not in living), None)
     if helper is None:
         return Live(client, unit, None, None, "")  # it has just ended
-    age = born[helper].age
+    return Live(client, unit, *_command(helper, family, born, born[helper].age))
+
+
+def _command(
+    parent: int, family: list[units.Process], born: dict[int, Birth], age: int
+) -> tuple[int | None, int | None, str]:
+    """The command of a helper or a worker, which is its first child: pid, age and words; without
+    one, itself; None where it has just ended. age: of the connection."""
     for process in family:
-        if process.pid in born and born[process.pid].parent == helper:
-            return Live(client, unit, process.pid, age, process.command)
-    return Live(client, unit, helper, age, "")
+        if process.pid in born and born[process.pid].parent == parent:
+            return process.pid, age, process.command
+    return parent if parent in born else None, age, ""
 
 
 def _birth(pid: int) -> Birth | None:
@@ -127,6 +143,10 @@ def _show(listener: units.Listener, live: list[Live], failure: Record | None, co
     state = listener.state if listener.state != "failed" else f"failed ({listener.result})"
     told.add_row("Service", f"{listener.name}, {files.file_of(listener.name)}")
     told.add_row("Socket", f"spawn@{listener.name}.socket, {listener.enabled}, {state}")
+    if (server := listener.server) is not None:
+        told.add_row("Server", f"{server.unit}, {server.state}{_workers(server)}")
+        if server.trouble:
+            told.add_row("", server.trouble)
     told.add_row("Listening", " ".join(listener.places) or "no")
     if listener.places:
         told.add_row("Since", listener.since)
@@ -146,6 +166,12 @@ def _show(listener: units.Listener, live: list[Live], failure: Record | None, co
         age = "-" if each.age is None else span(each.age)
         pid = "-" if each.pid is None else str(each.pid)
         print(_line(age, pid, each.client, printable(each.command)), file=console.file)
+
+
+def _workers(server: servers.Server) -> str:
+    if not server.pid:
+        return "" if server.trouble else "; the next connection starts it"
+    return f", {len(server.busy)} workers busy, {server.idle} idle"
 
 
 def _line(age: str, pid: str, client: str, command: str) -> str:

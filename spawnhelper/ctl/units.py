@@ -11,18 +11,17 @@ import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from spawnhelper.ctl import servers
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import printable
 
+NUMBERS = ("MaxConnections", "NAccepted", "NConnections", "NRefused")
 PROPERTIES = (
     "Id",
     "ActiveState",
     "ActiveEnterTimestamp",
     "Listen",
-    "MaxConnections",
-    "NAccepted",
-    "NConnections",
-    "NRefused",
+    *NUMBERS,
     "Result",
     "Triggers",
     "UnitFileState",
@@ -32,13 +31,17 @@ MANAGER = (
     "/org/freedesktop/systemd1",
     "org.freedesktop.systemd1.Manager",
 )
+STANDING = "spawn-server@"  # how the unit of a standing server begins
 UNIX_STREAM = " (Stream)"  # what systemctl writes behind an address
+
+Properties = dict[str, list[str]]
 
 
 class Listener(NamedTuple):
     """A service's socket unit. enabled: systemctl's word for it; state: its ActiveState; result:
     why it failed. places: where it listens, if it does. connections: the units of live ones.
-    accepted and refused count since it listens; refused are those above MaxConnections=."""
+    accepted and refused count since it listens; refused are those above MaxConnections=, or above
+    MaxConnectionsPerSource=. server: who serves all of them, with Accept=no."""
 
     name: str
     enabled: str
@@ -51,41 +54,44 @@ class Listener(NamedTuple):
     live: int
     refused: int
     connections: tuple[str, ...]
+    server: servers.Server | None
 
 
 class Process(NamedTuple):
-    """A process of a connection's unit, as systemd has it."""
+    """A process of a connection or of a server, as systemd has it. group: the last part of its
+    control group's name."""
 
-    unit: str
+    group: str
     pid: int
     command: str
 
 
 def listeners(names: Sequence[str]) -> list[Listener]:
     """The socket units of these services, and of all others that are loaded."""
-    units = [f"spawn@{name}.socket" for name in names]
-    show = ["systemctl", "show", f"--property={','.join(PROPERTIES)}", "spawn@*.socket", *units]
-    found = {}
-    for block in _output(show).split("\n\n"):
-        properties: dict[str, list[str]] = {}
-        for line in block.splitlines():
-            key, _, value = line.partition("=")
-            properties.setdefault(key, []).append(value)
-        if properties:
-            listener = _listener(properties)
-            found[listener.name] = listener
-    return [found[name] for name in sorted(found)]
+    sockets = _shown(PROPERTIES, ["spawn@*.socket", *(f"spawn@{name}.socket" for name in names)])
+    standing = [unit for each in sockets for unit in _triggers(each) if unit.startswith(STANDING)]
+    states = _shown(servers.PROPERTIES, standing) if standing else []
+    by_name = {_instance(_first(each, "Id")): each for each in states}
+    found = [_listener(each, by_name) for each in sockets]
+    return [each for _, each in sorted({each.name: each for each in found}.items())]
 
 
 def processes(listener: Listener) -> list[Process]:
-    """The processes of its live connections. Raises Complaint where systemd does not tell."""
+    """The processes of its live connections, or of its server. Raises Complaint where systemd does
+    not tell."""
+    if listener.server is not None:
+        return _processes(listener.server.unit) if listener.server.busy else []
     if not listener.connections:
         return []
     show = ["systemctl", "show", "--property=Slice", "--value", listener.connections[0]]
-    call = ["busctl", "--json=short", "call", *MANAGER, "GetUnitProcesses", "s"]
-    reply = json.loads(_output([*call, _output(show).strip()]))
-    found = (Process(group.rpartition("/")[2], pid, line) for group, pid, line in reply["data"][0])
-    return [process for process in found if process.unit in listener.connections]
+    found = _processes(_output(show).strip())
+    return [process for process in found if process.group in listener.connections]
+
+
+def _processes(unit: str) -> list[Process]:
+    call = ["busctl", "--json=short", "call", *MANAGER, "GetUnitProcesses", "s", unit]
+    reply = json.loads(_output(call))
+    return [Process(group.rpartition("/")[2], pid, line) for group, pid, line in reply["data"][0]]
 
 
 def client(unit: str) -> str:
@@ -105,29 +111,54 @@ def ordinal(unit: str) -> int:
 
 
 def _instance(unit: str) -> str:
-    return unit.removeprefix("spawn@").removesuffix(".service")
+    return unit.partition("@")[2].rpartition(".")[0]
 
 
-def _listener(properties: dict[str, list[str]]) -> Listener:
-    def first(key: str) -> str:
-        return properties.get(key, [""])[0]
+def _shown(properties: Sequence[str], units: Sequence[str]) -> list[Properties]:
+    """What systemd has for each of these units; a property can be there more than once."""
+    found = []
+    show = ["systemctl", "show", f"--property={','.join(properties)}", *units]
+    for block in _output(show).split("\n\n"):
+        shown: Properties = {}
+        for line in block.splitlines():
+            key, _, value = line.partition("=")
+            shown.setdefault(key, []).append(value)
+        if shown:
+            found.append(shown)
+    return found
 
-    def number(key: str) -> int:
-        return int(first(key) or 0)
 
-    active = first("ActiveState") == "active"
+def _first(shown: Properties, key: str) -> str:
+    return shown.get(key, [""])[0]
+
+
+def _triggers(shown: Properties) -> list[str]:
+    return [unit for unit in _first(shown, "Triggers").split() if unit.endswith(".service")]
+
+
+def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
+    """states: the units of standing servers, by the names of their services."""
+    active = _first(shown, "ActiveState") == "active"
+    name = _instance(_first(shown, "Id"))
+    most, accepted, live, refused = (int(_first(shown, key) or 0) for key in NUMBERS)
+    server = None
+    if name in states:
+        state = {key: _first(states[name], key) for key in servers.PROPERTIES}
+        server = servers.server(name, state)
+        accepted, live, refused = server.accepted, len(server.busy), server.refused
     return Listener(
-        first("Id").removeprefix("spawn@").removesuffix(".socket"),
-        first("UnitFileState") or "disabled",
-        first("ActiveState"),
-        first("Result"),
-        first("ActiveEnterTimestamp"),
-        tuple(each.removesuffix(UNIX_STREAM) for each in properties.get("Listen", ()) if active),
-        number("MaxConnections"),
-        number("NAccepted"),
-        number("NConnections"),
-        number("NRefused"),
-        tuple(unit for unit in first("Triggers").split() if unit.endswith(".service")),
+        name,
+        _first(shown, "UnitFileState") or "disabled",
+        _first(shown, "ActiveState"),
+        _first(shown, "Result"),
+        _first(shown, "ActiveEnterTimestamp"),
+        tuple(each.removesuffix(UNIX_STREAM) for each in shown.get("Listen", ()) if active),
+        most,
+        accepted,
+        live,
+        refused,
+        () if server else tuple(_triggers(shown)),
+        server,
     )
 
 
