@@ -243,7 +243,9 @@ def _xinetd(name: str, ports: dict[str, int]) -> Server:
     return Server(name, ports, (unit,))
 
 
-def _ours(more: str, *, growing: bool = True) -> Callable[[str, dict[str, int]], Server]:
+def _ours(
+    more: str, *, accept: str = "yes", growing: bool = True
+) -> Callable[[str, dict[str, int]], Server]:
     """A maker of services of ours. more: further lines of [Spawn]."""
 
     def make(name: str, ports: dict[str, int]) -> Server:
@@ -251,6 +253,7 @@ def _ours(more: str, *, growing: bool = True) -> Callable[[str, dict[str, int]],
         for command, port in ports.items():
             service = _unit(name, command)
             listen = f"[Socket]\nListenStream=127.0.0.1:{port}\nMaxConnections={ROOM}\n"
+            listen += f"Accept={accept}\n"
             spawn = f"[Spawn]\nUser={USER}\nArgv={COMMANDS[command]}\nTimeLimit=infinity\n{more}"
             (SERVICES / f"{service}.conf").write_text(listen + spawn)
             units.append(f"spawn@{service}.socket")
@@ -273,6 +276,7 @@ SERVERS: dict[str, Callable[[str, dict[str, int]], Server]] = {
         f"EXEC:'{{command}}',su={USER}"
     ),
     "spawnhelper": _ours(""),
+    "spawnhelper, Accept=no": _ours("", accept="no"),
     "with SizeLimit=": _ours("SizeLimit=1T\n"),
     "with a long file": _ours(long_file(), growing=False),
 }

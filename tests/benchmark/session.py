@@ -33,7 +33,7 @@ BURST = 400
 HELD = (10, 100, 500, 2000)
 WHILE_HELD = 20  # connections
 STREAMS = 5  # a direction
-BURST_AGAINST = ("naive unit", "spawnhelper")
+BURST_AGAINST = ("naive unit", "spawnhelper", "spawnhelper, Accept=no")
 
 
 @dataclass
