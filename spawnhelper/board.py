@@ -111,7 +111,8 @@ def file_of(name: str) -> str:
 
 
 def read(name: str) -> Seen | None:
-    """What is on it, None where it is being made. Raises OSError where there is none."""
+    """What is on it, None where that cannot be told: it is being made, or is that of a server of
+    another version. Raises OSError where there is none."""
     with open(file_of(name), "rb") as file:
         for _ in range(MOST_READINGS):
             file.seek(0)
@@ -121,8 +122,11 @@ def read(name: str) -> Seen | None:
                 break
         else:
             return None
-    alive, due, turned_away, refused = map(int, str(lines[0]).split())
-    places = [_place(str(line)) for line in lines[1:]]
+    try:
+        alive, due, turned_away, refused = map(int, str(lines[0]).split())
+        places = [_place(str(line)) for line in lines[1:]]
+    except ValueError:
+        return None
     return Seen(alive, due, turned_away + sum(place.had for place in places), refused, places)
 
 

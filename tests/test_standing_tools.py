@@ -317,6 +317,14 @@ def test_a_half_written_line_is_not_believed(made: board.Board) -> None:
     assert seen().accepted == 1
 
 
+def test_a_board_of_another_version(made: board.Board) -> None:
+    """It is as good as none, for spawnctl and for the next server."""
+    made._write(0, "1 2 3 4 5")
+    assert board.read("some") is None
+    board.Board("some")
+    assert seen()[2:] == (0, 0, [])
+
+
 def test_a_board_that_is_full_is_given_up(
     made: board.Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ def _trouble(shown: Mapping[str, str], seen: board.Seen | None, hidden: str) -> 
     if state != "active":
         return "", ""
     if seen is None:
-        why = f"it does not say what it does: {hidden or 'its board is half-written'}"
+        why = f"it does not say what it does: {hidden or 'its board is not one of this version'}"
         return "silent", f"{why}; can its unit write there? systemctl cat {unit}"
     now = time.monotonic_ns() // NSEC_PER_USEC
     if now - seen.due <= LATE:

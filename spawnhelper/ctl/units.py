@@ -145,7 +145,10 @@ def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
     if name in states:
         state = {key: _first(states[name], key) for key in servers.PROPERTIES}
         server = servers.server(name, state)
-        accepted, live, refused = server.accepted, len(server.busy), server.refused
+        # Those of systemd's are from before the service had a server.
+        accepted += server.accepted
+        live += len(server.busy)
+        refused += server.refused
     return Listener(
         name,
         _first(shown, "UnitFileState") or "disabled",
