@@ -21,7 +21,7 @@ pytestmark = in_machine
 
 TREE = Path(__file__).parent.parent
 README = (TREE / "README.md").read_text()
-PAGES = ("spawnhelper.8", "spawnctl.1", "spawn-generator.8", "spawn.conf.5.in")
+PAGES = ("spawnhelper.8", "spawnctl.1", "spawn-generator.8", "spawn-server.8", "spawn.conf.5.in")
 # For a host that boots machines, and what every change has to pass there runs each of them.
 OF_THE_HOST = ("packaging/try", "packaging/build-deb", "tests/run", ".ci/run")
 PROGRAMS = ("spawnctl", "systemctl", "journalctl", "time", "python3", "systemd-analyze")

@@ -293,7 +293,14 @@ def test_autopkgtest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["5/spawn.conf.5", "8/spawnhelper.8", "1/spawnctl.1", "8/spawn-generator.8"]
+    "page",
+    [
+        "5/spawn.conf.5",
+        "8/spawnhelper.8",
+        "1/spawnctl.1",
+        "8/spawn-generator.8",
+        "8/spawn-server.8",
+    ],
 )
 def test_manual_pages_are_rendered_without_a_warning(page: str) -> None:
     file = f"/usr/share/man/man{page}.gz"
