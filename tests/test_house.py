@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +75,40 @@ def test_the_server_reads_no_byte_of_a_client() -> None:
     if file.exists():
         names = {name.split(".")[-1] for name in imported(ast.parse(file.read_text()))}
         assert not names & {"proxy", "relay", "delivery", "traffic", "banner", "admission"}
+
+
+WORKERS = ("conf", "stages")
+# What only root needs, when it reads files or a command has not started.
+ROOTS = {
+    "difflib",
+    "spawnhelper.conf.listeners",
+    "spawnhelper.conf.statuses",
+    "spawnhelper.stages.reasons",
+}
+
+
+def test_a_worker_has_loaded_all_that_it_needs() -> None:
+    """In its root there may be nothing to load it from, and after an upgrade another version."""
+    code = "import sys, spawnhelper.doors.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    for file in FILES:
+        place = file.relative_to(PACKAGE).with_suffix("").parts
+        if place[0] in WORKERS and ".".join(("spawnhelper", *place)) not in ROOTS:
+            needed = set(modules(ast.parse(file.read_text())))
+            assert needed - loaded - ROOTS == set(), file
+
+
+def modules(tree: ast.AST) -> Iterator[str]:
+    """The modules that this imports when it runs, early or late."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            yield from modules(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.ImportFrom):
+            whole = (f"{node.module}.{each.name}" for each in node.names)
+            ours = node.module in ("spawnhelper.conf", "spawnhelper.stages", "spawnhelper.doors")
+            yield from whole if ours else [str(node.module)]
+        elif isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        else:
+            yield from modules(node)

@@ -343,7 +343,7 @@ def test_a_header_that_is_there_is_taken_in_few_steps(name: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(GOOD[name][0] + b"behind")
-        connection = inherited.Connection(ours, "fuzz", "")
+        connection = inherited.Connection(ours, "fuzz")
         counted = Counted(ours)
         connection.socket = counted  # type: ignore[assignment]
         proxy.receive(settings, connection, Quiet())

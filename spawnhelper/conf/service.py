@@ -35,10 +35,10 @@ NOT_STREAMS = (
 class Service:
     """What a service's files say. The attributes are those of the settings table, times in
     microseconds, sizes in bytes; None is a limit that is off, or a value that is left open.
-    banners: by their keys, as far as they have been read already. standing: whether there is a
-    server for all connections (Accept=no). max_connections, per_source: MaxConnections= and
-    MaxConnectionsPerSource= that systemd goes by, as far as the service's files say; 0 without the
-    latter."""
+    banners: by their keys, as far as they have been read already; or what is wrong there. standing:
+    whether there is a server for all connections (Accept=no). max_connections, per_source:
+    MaxConnections= and MaxConnectionsPerSource= that systemd goes by, as far as the service's files
+    say; 0 without the latter."""
 
     user: tuple[str, str | None]
     group: str | None
@@ -84,9 +84,14 @@ class Service:
         self.max_connections = MAX_CONNECTIONS
         self.per_source = 0
         self.given: dict[str, list[Assignment]] = {}
-        self.banners: dict[str, bytes] = {}
+        self.banners: dict[str, bytes | tuple[Problem, ...]] = {}
         for setting in SETTINGS:
             setattr(self, setting.attribute, setting.default)
+
+    @property
+    def template(self) -> str:
+        """The unit whose instances serve its connections."""
+        return "spawn-server@.service" if self.standing else "spawn@.service"
 
     @property
     def proxied(self) -> bool:

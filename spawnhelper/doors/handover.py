@@ -136,7 +136,7 @@ def held_of(found: dict[str, Any]) -> Held:
     settings.argv = [found["command"]]
     for name, value in found["settings"].items():
         setattr(settings, name, value)
-    connection = Connection(inherited(found["socket"]), settings.name, "")
+    connection = Connection(inherited(found["socket"]), settings.name)
     if found["remote"] is not None:
         host, port = found["remote"]
         connection.remote = (host, port)

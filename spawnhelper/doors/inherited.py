@@ -55,7 +55,7 @@ class Connection:
         "written",
     )
 
-    def __init__(self, connection: socket.socket, service: str, unit: str) -> None:
+    def __init__(self, connection: socket.socket, service: str) -> None:
         self.socket = connection
         self.service = service
         self.family = int(connection.family)
@@ -73,8 +73,8 @@ class Connection:
             self.path = _path(connection.getsockname())
             self.peer = _peer(connection)
         else:
-            self.local = _address(connection.getsockname())
-            self.remote = _remote(self._peername, unit)
+            self.local = address(connection.getsockname())
+            self.remote = None if self._peername is None else address(self._peername)
 
     @property
     def tcp(self) -> bool:
@@ -103,7 +103,7 @@ class Connection:
     def announce(self, remote: tuple[str, int], local: tuple[str, int]) -> None:
         """Takes a proxy's word for who the two ends are."""
         self.proxy = self.remote or (self.path or "", 0)
-        self.remote, self.local = _address(remote), _address(local)
+        self.remote, self.local = address(remote), address(local)
 
     def variables(self) -> dict[str, str]:
         """The variables that tell the command about its connection: those of systemd.exec(5),
@@ -201,9 +201,11 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     name = environment.get(b"LISTEN_FDNAMES", b"").decode(errors="replace")
     if "/" in name:
         raise _not_ours(f"{shown(name)} is no name of a service")
-    found = Connection(connection, "" if name == UNNAMED else name, unit)
+    found = Connection(connection, "" if name == UNNAMED else name)
     if not found.connected:
         raise _not_ours("descriptor 3 is not connected")
+    if found.remote is None and found.tcp:
+        found.remote = _remote(unit)
     return found
 
 
@@ -212,7 +214,7 @@ def _not_ours(what: str) -> Refusal:
     return Refusal(RESOURCES, os.EX_USAGE, sentence)
 
 
-def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
+def address(name: tuple[str, int] | tuple[str, int, int, int]) -> tuple[str, int]:
     """Address and port; of a link-local address with its interface, as systemd writes it."""
     host = unmapped(name[0])
     if len(name) == 4 and name[3]:
@@ -231,10 +233,9 @@ def _peername(connection: socket.socket) -> Any:
         return None
 
 
-def _remote(peername: Any, unit: str) -> tuple[str, int] | None:
-    if peername is not None:
-        return _address(peername)
-    # systemd has put the address into the unit's name.
+def _remote(unit: str) -> tuple[str, int] | None:
+    """The client of a connection that is reset already: systemd has put its address into the
+    unit's name."""
     host, _, port = unit.removesuffix(".service").rpartition("-")[2].rpartition(":")
     try:
         socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)

@@ -30,7 +30,8 @@ class Registrar:
         """Records what a worker has said."""
         settings = held.plan.service
         if isinstance(ended, Refusal):
-            if ended.result != EXEC_FAILED or not self._explain(held, ended.sentence):
+            told = "" if ended.problems or ended.result != EXEC_FAILED else ended.sentence
+            if not told or not self._explain(held, told):
                 self.refused(held.connection, settings, ended)
         elif record.wanted(settings.log, ended.result):
             who = held.plan.who.user

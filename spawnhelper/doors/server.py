@@ -29,9 +29,10 @@ from systemd import daemon
 
 from spawnhelper import board, record
 from spawnhelper.conf import files, service
+from spawnhelper.conf.service import Service
 from spawnhelper.conf.watch import Watch
 from spawnhelper.doors import handover, pool, wire
-from spawnhelper.doors.inherited import Connection
+from spawnhelper.doors.inherited import Connection, address
 from spawnhelper.doors.lobby import Lobby
 from spawnhelper.doors.notices import Notices
 from spawnhelper.doors.pool import NEVER, NSEC_PER_SEC, Held, Nursery, Worker
@@ -40,7 +41,7 @@ from spawnhelper.doors.turnstile import Turnstile
 from spawnhelper.outcome import ERR, RESOURCES, STOPPED, TIME_LIMIT, WARNING, Refusal, shown
 from spawnhelper.post import Outbox
 from spawnhelper.signals import Signals
-from spawnhelper.stages import command, plan, supervise
+from spawnhelper.stages import command, plan, reasons, supervise
 from spawnhelper.stages.plan import Plan
 
 NSEC_PER_USEC = 1_000
@@ -76,6 +77,7 @@ class Server:
         found = {} if before is None else before
         self.name = name
         self.listeners = {each.fileno(): each for each in listeners}
+        self.send_buffers = {each.fileno(): _send_buffer(each) for each in listeners}
         self.signals = Signals()
         self.notices = Notices()
         waiting = (each.encode("latin-1") for each in found.get("records", ()))
@@ -89,6 +91,7 @@ class Server:
         self.held = 0
         self.sources: Counter[str] = Counter()
         self.turnstile = Turnstile()
+        self.settings: Service | None = None
         self.plan: Plan | None = None
         self.problem: Refusal | None = None  # with the files
         self.unfit: Refusal | None = None  # why there can be no workers now
@@ -127,12 +130,13 @@ class Server:
         """Reads the service's files anew. Workers of what they said before take no more."""
         time.tzset()
         self.watch = Watch(self.name)
+        self.settings = self.plan = self.problem = None
         try:
-            self.plan = plan.made(self.name)
-            self.problem = None
-            self.watch.also(_named(self.plan))
+            self.settings = service.load(files.file_of(self.name))
+            self.watch.also(_named(self.settings))
+            self.plan = plan.made(self.settings)
         except Refusal as refusal:
-            self.plan, self.problem = None, refusal
+            self.problem = refusal
         for worker in (*self.idle, *self.beginning):
             worker.retire()
         self.idle.clear()
@@ -217,7 +221,7 @@ class Server:
             try:
                 worker = self.nursery.born(self.plan)
             except OSError as error:
-                self._misborn(f"{error.strerror}")
+                self._misborn(_no_worker(f"{error.strerror}"))
                 return
             self.workers[worker.channel.fileno()] = worker
             self.beginning.add(worker)
@@ -234,17 +238,17 @@ class Server:
         for _ in range(MOST_ACCEPTED):
             if not (self._asked and self._open()):
                 return
-            client = self._accepted()
-            if client is None:
+            connection = self._accepted()
+            if connection is None:
                 self._asked = False
                 return
-            self._admit(client)
+            self._admit(connection)
 
-    def _accepted(self) -> socket.socket | None:
+    def _accepted(self) -> Connection | None:
         """The next connection of any listener, None where there is none."""
         for listener in self.listeners.values():
             try:
-                accepted, _ = listener._accept()  # type: ignore[attr-defined]  # of _socket
+                accepted, remote = listener._accept()  # type: ignore[attr-defined]  # of _socket
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -253,7 +257,13 @@ class Server:
                     return None
                 continue
             self._deaf_until = 0
-            return socket.socket(fileno=accepted)
+            client = socket.socket(fileno=accepted)
+            if (size := self.send_buffers[listener.fileno()]) is not None:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            connection = Connection(client, self.name)
+            if connection.remote is None and connection.tcp:  # it was reset since
+                connection.remote = address(remote)
+            return connection
         return None
 
     def _turn_deaf(self, error: OSError) -> None:
@@ -265,13 +275,12 @@ class Server:
         self._deaf_until = time.monotonic_ns() + DEAF_FOR
         self._look_by(self._deaf_until)
 
-    def _admit(self, client: socket.socket) -> None:
+    def _admit(self, connection: Connection) -> None:
         """Has a connection served as the files are now, or refuses it."""
         if self.watch.changed():
             self._load()
-        connection = Connection(client, self.name, "")
-        reset = connection.tcp and connection.remote is None
-        if reset or not connection.connected or connection.only_counted:
+        client = connection.socket
+        if not connection.connected or connection.only_counted:
             client.close()
             return
         if self.plan is None:
@@ -298,7 +307,8 @@ class Server:
         while self.idle:
             worker = self.idle.pop()
             try:
-                wire.hand_over(worker.channel, held.connection.socket.fileno())
+                task = wire.Task(held.connection.socket.fileno(), held.connection.remote)
+                wire.hand_over(worker.channel, task)
             except OSError:  # it is just dying
                 worker.kill("it did not take a connection")
                 continue
@@ -325,8 +335,7 @@ class Server:
     def _refuse(self, connection: Connection, refusal: Refusal) -> None:
         """Ends a connection that no worker is for."""
         self.board.turned_away += 1
-        settings = None if self.plan is None else self.plan.service
-        self.registrar.refused(connection, settings, refusal)
+        self.registrar.refused(connection, self.settings, refusal)
         connection.end()
         self.lobby.keep(connection.socket)
 
@@ -437,11 +446,11 @@ class Server:
             held.connection.socket.close()
             self._let_go(held)
 
-    def _misborn(self, why: str) -> None:
+    def _misborn(self, refusal: Refusal) -> None:
         """No worker can be made now. It is tried again by the clock, for the reason may be gone."""
         if self.unfit is None:
-            self.outbox.say(ERR, f"{self.name}: no worker can be made: {why}; it is tried again")
-        self.unfit = Refusal(RESOURCES, os.EX_OSERR, f"no worker can be made: {why}")
+            self.outbox.say(ERR, f"{self.name}: no worker now: {refusal}; it is tried again")
+        self.unfit = refusal
         self._births_at = time.monotonic_ns() + self._backoff
         self._backoff = min(2 * self._backoff, LONGEST_BACKOFF)
         self._look_by(self._births_at)
@@ -491,7 +500,7 @@ class Server:
         self.board.note(worker.pid, board.GONE)
         if worker in self.beginning:
             self.beginning.remove(worker)
-            self._misborn(worker.fault or record.exit_of(status)[0])
+            self._misborn(_unfit(worker, status))
 
     def _once_more(self, held: Held) -> None:
         """Has another worker serve a connection that its first one has not even taken."""
@@ -731,10 +740,34 @@ class Server:
         self.held += 1
 
 
-def _named(made: Plan) -> Iterable[str]:
+def _no_worker(why: str) -> Refusal:
+    return Refusal(RESOURCES, os.EX_OSERR, f"no worker can be made: {why}")
+
+
+def _unfit(worker: Worker, status: int) -> Refusal:
+    """Why a worker did not become what its commands are to be."""
+    if not worker.fault or worker.plan is None:
+        return _no_worker(record.exit_of(status)[0])
+    try:
+        return reasons.refusal(worker.plan.service, worker.fault)
+    except (Refusal, OSError):
+        return _no_worker(worker.fault.partition(" ")[2])
+
+
+def _send_buffer(listener: socket.socket) -> int | None:
+    """What SendBuffer= has for the connections to a path, which do not inherit it; None where it
+    is not set."""
+    if listener.family != socket.AF_UNIX:
+        return None
+    with socket.socket(socket.AF_UNIX) as usual:
+        default = usual.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    size = listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return None if size == default else size // 2  # the kernel doubles it (socket(7))
+
+
+def _named(settings: Service) -> Iterable[str]:
     """The files beside its own that a service comes from: its banners, and wherever its program can
     be."""
-    settings = made.service
     root = settings.root_directory or ""
     name = settings.argv[0]
     programs = [name] if name[0] == "/" else [f"{each}/{name}" for each in command.PATH.split(":")]

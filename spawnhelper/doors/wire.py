@@ -7,10 +7,10 @@ are shown as text. Whose connection it was, and what the service is, the server 
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from spawnhelper import outcome
 from spawnhelper.doors.inherited import Connection
@@ -29,35 +29,55 @@ MEASURES = ("duration", "cpu", "peak", "killed", "undelivered", "pid", "came", "
 LARGEST = (1 << 63) - 1
 ABSENT = -1
 # The result, the status, whether nothing is left of the command and whether the client may be
-# sending, the measures, the time waited, three ports, the line of a problem.
-NUMBERS = struct.Struct(f"!{4 + len(MEASURES) + 1 + 3 + 1}q")
+# sending, the measures, the time waited, three ports.
+NUMBERS = struct.Struct(f"!{4 + len(MEASURES) + 1 + 3}q")
 LENGTH = struct.Struct("!H")
-# Three addresses; a sentence, the file of a problem and its sentence.
-TEXTS = 6
+# Three addresses and a sentence; then the file, the line and the sentence of each problem.
+TEXTS, TEXTS_OF_PROBLEM, MOST_PROBLEMS = 4, 3, 4
 LONGEST_TEXT = 4096
-LONGEST = 1 + NUMBERS.size + TEXTS * (LENGTH.size + LONGEST_TEXT)
+MOST_TEXTS = TEXTS + MOST_PROBLEMS * TEXTS_OF_PROBLEM
+LONGEST = 1 + NUMBERS.size + MOST_TEXTS * (LENGTH.size + LONGEST_TEXT)
+LONGEST_TASK = 256  # an address, its interface and a port
+MOST_DIGITS = 9
 
 
 class Garbled(Exception):
     """A message that no worker of ours sends."""
 
 
-def hand_over(channel: socket.socket, client: int) -> None:
+class Task(NamedTuple):
+    """A connection for a worker. remote: who it is from, which the socket itself does not tell any
+    more where it is reset already; None for AF_UNIX."""
+
+    descriptor: int
+    remote: tuple[str, int] | None
+
+
+def hand_over(channel: socket.socket, task: Task) -> None:
     """Gives a connection to a worker. Raises OSError where that is gone."""
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", client))
-    channel.sendmsg([CONNECTION], [rights])
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", task.descriptor))
+    remote = b"" if task.remote is None else "{} {}".format(*task.remote).encode()
+    channel.sendmsg([CONNECTION + remote], [rights])
 
 
-def take_over(channel: socket.socket) -> int | None:
-    """The descriptor of the next connection, None where there will be none. Blocks."""
+def late(channel: socket.socket) -> bool:
+    """Whether what has come is an answer that nobody waits for any more, the client having gone
+    away; then it is read."""
+    answers = TURN, NO_TURN
+    return channel.recv(2, socket.MSG_PEEK) in answers and channel.recv(2) in answers
+
+
+def take_over(channel: socket.socket) -> Task | None:
+    """The next connection, None where there will be none. Blocks."""
     size = struct.calcsize("i")
     message, rights, flags, _ = channel.recvmsg(
-        len(CONNECTION) + 1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
+        LONGEST_TASK, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
     )
-    if message != CONNECTION or flags & socket.MSG_CTRUNC or len(rights) != 1:
+    if message[:1] != CONNECTION or flags & socket.MSG_CTRUNC or len(rights) != 1:
         return None
     (descriptor,) = struct.unpack("i", rights[0][2])
-    return int(descriptor)
+    host, _, port = message[1:].decode().rpartition(" ")
+    return Task(int(descriptor), (host, int(port)) if host else None)
 
 
 def report(connection: Connection, ended: Ended | Refusal) -> bytes:
@@ -69,17 +89,18 @@ def report(connection: Connection, ended: Ended | Refusal) -> bytes:
     if isinstance(ended, Refusal):
         kind, status, flags = REFUSED, ended.status, (True, bool(ended.answer))
         measures = [ABSENT] * len(MEASURES)
-        problem = ended.problems[0] if ended.problems else Problem("", None, "")
-        line = ABSENT if problem.line is None else problem.line
-        texts = [*hosts, ended.sentence, problem.file, problem.sentence]
+        texts = [*hosts, ended.sentence]
+        for problem in ended.problems[:MOST_PROBLEMS]:
+            line = "" if problem.line is None else str(problem.line)
+            texts += [problem.file, line, problem.sentence]
     else:
         kind, status = ENDED, ABSENT if ended.status is None else ended.status
         flags = (ended.childless, ended.sending)
         found = [getattr(ended, name) for name in MEASURES]
         measures = [ABSENT if value is None else min(value, LARGEST) for value in found]
-        line, texts = ABSENT, [*hosts, "", "", ""]
+        texts = [*hosts, ""]
     result = RESULTS.index(ended.result)
-    numbers = NUMBERS.pack(result, status, *flags, *measures, waited, *ports, line)
+    numbers = NUMBERS.pack(result, status, *flags, *measures, waited, *ports)
     return kind + numbers + b"".join(map(_text, texts))
 
 
@@ -95,9 +116,10 @@ def reported(message: bytes, connection: Connection) -> Ended | Refusal:
         word = RESULTS[result]
     except (struct.error, IndexError) as error:
         raise Garbled from error
-    if len(texts) != TEXTS or min(numbers) < ABSENT or result < 0:
+    problems = _problems(texts[TEXTS:])
+    if len(texts) < TEXTS or min(numbers) < ABSENT or result < 0 or status > 0xFFFF:
         raise Garbled
-    *measures, waited, remote, local, proxy, line = numbers[4:]
+    *measures, waited, remote, local, proxy = numbers[4:]
     connection.waited = None if waited == ABSENT else waited
     ends = [
         None if port == ABSENT else (host, port)
@@ -106,10 +128,11 @@ def reported(message: bytes, connection: Connection) -> Ended | Refusal:
     if proxy != ABSENT:  # else what the kernel says
         connection.remote, connection.local, connection.proxy = ends
     if message[:1] == REFUSED:
-        sentence, file, wrong = texts[3:]
-        where = (Problem(file, None if line == ABSENT else line, wrong),) if wrong else ()
-        return Refusal(word, os.EX_OK, sentence, where, b"." if sending else b"")
-    if word not in outcome.ENDED or status > 0xFFFF:
+        if word not in outcome.NEVER_RAN:
+            raise Garbled
+        answer = b"." if sending else b""
+        return Refusal(word, status, texts[TEXTS - 1], problems, answer)
+    if word not in outcome.ENDED:
         raise Garbled
     ended = Ended()
     ended.result, ended.status = word, None if status == ABSENT else status
@@ -121,8 +144,20 @@ def reported(message: bytes, connection: Connection) -> Ended | Refusal:
     return ended
 
 
+def _problems(texts: Sequence[str]) -> tuple[Problem, ...]:
+    """Raises Garbled."""
+    if len(texts) > MOST_PROBLEMS * TEXTS_OF_PROBLEM or len(texts) % TEXTS_OF_PROBLEM:
+        raise Garbled
+    found = []
+    for at in range(0, len(texts), TEXTS_OF_PROBLEM):
+        file, line, sentence = texts[at : at + TEXTS_OF_PROBLEM]
+        known = line.isdecimal() and len(line) <= MOST_DIGITS
+        found.append(Problem(file, int(line) if known else None, sentence))
+    return tuple(found)
+
+
 def complaint(sentence: str) -> bytes:
-    """A worker's word for why it cannot become what it is to be."""
+    """A worker's word for why it cannot become what it is to be: `ERRNO KEY=WHAT: WHY`."""
     return UNFIT + sentence.encode(errors="replace")[:LONGEST_TEXT]
 
 

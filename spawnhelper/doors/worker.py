@@ -9,6 +9,8 @@ trace it nor read its memory or descriptors: a process that has changed its user
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import resource
 import select
@@ -20,11 +22,21 @@ from typing import NoReturn
 import _prctl
 
 from spawnhelper.conf.service import Service
-from spawnhelper.doors import wire
+from spawnhelper.doors import turns, wire
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.outcome import RESOURCES, Refusal, shown
 from spawnhelper.signals import Signals
-from spawnhelper.stages import command, serve
+from spawnhelper.stages import (
+    admission,
+    banner,
+    command,
+    delivery,
+    proxy,
+    relay,
+    serve,
+    supervise,
+    traffic,
+)
 from spawnhelper.stages.plan import Plan
 from spawnhelper.stages.wait import until_any
 
@@ -32,19 +44,22 @@ from spawnhelper.stages.wait import until_any
 MOST_USES = 100
 NSEC_PER_USEC = 1_000
 LIMITS = 16  # RLIM_NLIMITS of asm-generic/resource.h
+# What stages load when they need it. A worker has it from its server, for in its RootDirectory=
+# there may be nothing to load it from, and after an upgrade it would be that of another version.
+LOADED = (errno, fcntl, admission, banner, delivery, proxy, relay, supervise, traffic)
 
 
 class Worker:
     """The stages' door to a worker. channel: to the server, which gives turns."""
 
-    def __init__(self, plan: Plan, limits: command.Limits, channel: socket.socket) -> None:
+    def __init__(self, plan: Plan, taken: command.Taken, channel: socket.socket) -> None:
         self.signals = Signals()
         self.plan = plan
-        self.limits = limits
+        self.taken = taken
         self.channel = channel
         self._turn = False
         # What a limit or a stream of its own takes, posix_spawn(3) cannot.
-        self._forks = bool(limits) or plan.service.standard_error == "journal"
+        self._forks = bool(taken.limits) or plan.service.standard_error == "journal"
 
     def prepare(self, service: Service) -> None:
         """Nothing: the server has."""
@@ -62,8 +77,6 @@ class Worker:
             connection.waited = (time.monotonic_ns() - begun) // NSEC_PER_USEC
             return
         cause = "QueueLimit= was over" if answer == wire.NO_TURN else "the client went away"
-        from spawnhelper.doors import turns
-
         raise turns.refusal(service, cause)
 
     def leave(self) -> None:
@@ -77,13 +90,14 @@ class Worker:
         self._turn = True
         plan = self.plan
         if self._forks:
-            return command.start(service, plan.who, connection, plan.program, self.limits)
-        return command.spawn(service, plan.who, connection, plan.program)
+            return command.start(service, plan.who, connection, plan.program, self.taken)
+        return command.spawn(service, plan.who, connection, plan.program, self.taken)
 
-    def serve(self, descriptor: int) -> serve.Ended | Refusal:
+    def serve(self, task: wire.Task) -> serve.Ended | Refusal:
         """Serves one connection, and reports what became of it."""
-        with socket.socket(fileno=descriptor) as client:
-            connection = Connection(client, self.plan.service.name, "")
+        with socket.socket(fileno=task.descriptor) as client:
+            connection = Connection(client, self.plan.service.name)
+            connection.remote = connection.remote or task.remote
             ended: serve.Ended | Refusal
             try:
                 ended = serve.serve(self.plan.service, connection, self)
@@ -124,22 +138,25 @@ def _born(plan: Plan, channel: socket.socket, group: str | None) -> Worker | Non
     key, what = "", "starting a session"
     try:
         os.setsid()
-        command.reset_signals()
+        command.reset_signals(but=command.IGNORED)  # a client that goes away must not end this
         os.umask(service.umask)
         if group is not None:
             what = f"joining {group}"
-            with open(f"{group}/cgroup.procs", "w", encoding="ascii") as members:
+            with open(f"{group}/cgroup.procs", "w", encoding="utf-8") as members:
                 members.write("0")
+        key, what = "StandardError", service.standard_error
+        errors = command.error_place(service)
         key, what = "LimitNOFILE", command.NR_OPEN
         limits = command.within_nr_open(command.limits_of(service))
         for step in command.take_on(service, plan.who, limits):
             key, what = step
         _prctl.prctl(_prctl.PR_SET_DUMPABLE, 0)
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
-        return Worker(plan, limits, channel)
+        return Worker(plan, command.Taken(limits, errors), channel)
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        channel.send(wire.complaint(f"{key}={shown(what)}: {why}"))
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        channel.send(wire.complaint(f"{number} {key}={shown(what)}: {why}"))
         return None
 
 
@@ -148,24 +165,23 @@ def _work(worker: Worker, channel: socket.socket) -> None:
     before = _condition()
     for _ in range(MOST_USES):
         channel.send(wire.READY)
-        if not _task(worker, channel):
+        task = _task(worker, channel)
+        if task is None:
             return
-        descriptor = wire.take_over(channel)
-        if descriptor is None:
-            return
-        ended = worker.serve(descriptor)
+        ended = worker.serve(task)
         left = not isinstance(ended, Refusal) and not ended.childless
         if left or worker.signals.stopped or _condition() != before:
             break
     channel.send(wire.SPENT)
 
 
-def _task(worker: Worker, channel: socket.socket) -> bool:
-    """Whether there is something to do, before a stop."""
+def _task(worker: Worker, channel: socket.socket) -> wire.Task | None:
+    """The next connection; None where there will be none, or a stop has come."""
     with contextlib.suppress(Refusal):
-        until_any([(channel.fileno(), select.POLLIN)], None, "work", worker.signals)
-        return True
-    return False
+        while until_any([(channel.fileno(), select.POLLIN)], None, "work", worker.signals):
+            if not wire.late(channel):
+                return wire.take_over(channel)
+    return None
 
 
 def _condition() -> tuple[object, ...]:

@@ -43,8 +43,11 @@ def for_refused(service: Service) -> bytes:
 
 def text(service: Service, key: str, path: str) -> bytes:
     """The content of a banner's file; a Refusal where there is none that could be sent."""
-    if key in service.banners:
-        return service.banners[key]
+    read = service.banners.get(key)
+    if read is not None:
+        if isinstance(read, bytes):
+            return read
+        raise misconfigured(*read)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:

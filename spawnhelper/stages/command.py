@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import signal
-    from collections.abc import Iterator, Mapping
+    import socket
+    from collections.abc import Container, Iterator, Mapping
     from types import ModuleType
     from typing import NoReturn
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Limits = Mapping[str, tuple[int, int, int]]  # by key: the kernel's number, soft, hard
 else:
     import _signal as signal  # signal.py builds enumerations: half an interpreter start
+    import _socket as socket  # and so does socket.py
     import posix as os
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
@@ -40,6 +42,7 @@ NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
 # MaxConnections= has by default just fit in.
 WIDE = 1 << 18
 GIVEN_WAY = 0.02  # seconds
+JOURNAL_FOLDER = "/run/systemd/journal"
 IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # by the interpreter
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 
@@ -71,6 +74,17 @@ class Streams:
         if self.input is not None and self.output is not None:
             os.close(self.input[1])
             os.close(self.output[0])
+
+
+class Taken:
+    """What a process has that has become what its commands are to be. limits: for each of them to
+    set. errors: as error_place() has it."""
+
+    __slots__ = ("errors", "limits")
+
+    def __init__(self, limits: Limits, errors: int | None) -> None:
+        self.limits = limits
+        self.errors = errors
 
 
 class Process:
@@ -162,7 +176,7 @@ def _check_root(service: Service, root: str) -> None:
     except PermissionError:
         from spawnhelper.stages import reasons
 
-        why = reasons.of_root(root)
+        why = reasons.of_root(service, root)
     except NotADirectoryError:
         why = "this is not a folder; write the path of one"
     except OSError as error:
@@ -186,18 +200,16 @@ def start(
     identity: Identity,
     connection: Connection,
     program: str,
-    limits: Limits | None = None,
+    taken: Taken | None = None,
 ) -> Process:
     """Forks the command; a Refusal where that is not possible.
 
-    limits: of a process that has taken on all that the command is to be; None where this is root's,
+    taken: of a process that has taken on all that the command is to be; None where this is root's,
     and the child takes it on. From here on whatever the command leaves behind is handed to this
     process (prctl(2), PR_SET_CHILD_SUBREAPER), which can then end and account for all of it.
     """
     variables = environment(service, connection)
-    taken = limits is not None
-    if limits is None:
-        limits = limits_of(service)
+    limits = limits_of(service) if taken is None else taken.limits
     try:
         import _prctl
     except ImportError as error:
@@ -222,7 +234,9 @@ def start(
     return Process(pid, started, failure, streams, identity)
 
 
-def spawn(service: Service, identity: Identity, connection: Connection, program: str) -> Process:
+def spawn(
+    service: Service, identity: Identity, connection: Connection, program: str, taken: Taken
+) -> Process:
     """Starts the command from a process that has taken on all that it is to be, without a copy of
     that process (posix_spawn(3)); a Refusal where that is not possible. It can set no limits."""
     variables = environment(service, connection)
@@ -233,14 +247,8 @@ def spawn(service: Service, identity: Identity, connection: Connection, program:
         raise _no_process(error) from None
     source = client if streams.input is None else streams.input[0]
     output = client if streams.output is None else streams.output[1]
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_DUP2, descriptor, target)
-        for descriptor, target in ((source, 0), (output, 1))
-    ]
-    if service.standard_error == "null":
-        actions.append((os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_RDWR, 0))
-    else:
-        actions.append((os.POSIX_SPAWN_DUP2, output, 2))
+    errors = output if taken.errors is None else taken.errors
+    streams_of_command = ((source, 0), (output, 1), (errors, 2))
     key, what = "WorkingDirectory", service.working_directory.path or identity.home
     started = time.monotonic_ns()
     try:
@@ -250,7 +258,7 @@ def spawn(service: Service, identity: Identity, connection: Connection, program:
             program,
             _argv(service),
             variables,
-            file_actions=actions,
+            file_actions=[(os.POSIX_SPAWN_DUP2, *pair) for pair in streams_of_command],
             setsid=True,
             setsigmask=(),
             setsigdef=IGNORED,
@@ -264,6 +272,7 @@ def spawn(service: Service, identity: Identity, connection: Connection, program:
         raise not_started(f"{error.errno} {key}={shown(what)}: {error.strerror}") from None
     finally:
         streams.close_theirs()
+        os.chdir("/")
     return Process(pid, started, None, streams, identity)
 
 
@@ -312,10 +321,10 @@ def take_on(service: Service, identity: Identity, limits: Limits) -> Iterator[tu
         _prctl.prctl(_prctl.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def reset_signals() -> None:
-    """Has every signal be what it is by default, and none blocked."""
+def reset_signals(but: Container[int] = ()) -> None:
+    """Has every signal be what it is by default, but for these, and none blocked."""
     for number in signal.valid_signals():
-        if signal.getsignal(number) != signal.SIG_DFL:
+        if number not in but and signal.getsignal(number) != signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -329,7 +338,7 @@ def _become(
     variables: Mapping[str, str],
     limits: Limits,
     told: int,
-    taken: bool,
+    taken: Taken | None,
 ) -> NoReturn:
     """The child's steps, in order. The streams come late: before them nothing that this process
     might print can reach the client, and behind them it makes system calls only."""
@@ -341,8 +350,9 @@ def _become(
         os.umask(service.umask)
         key, what = "StandardError", service.standard_error
         output = client if streams.output is None else streams.output[1]
-        errors = _standard_error(service, identity, output)
-        if not taken:
+        place = error_place(service) if taken is None else taken.errors
+        errors = _standard_error(service, identity, output, place)
+        if taken is None:
             key, what = "LimitNOFILE", NR_OPEN
             limits = within_nr_open(limits)
             for step in take_on(service, identity, limits):
@@ -422,15 +432,35 @@ def _enter(directory: Directory, home: str) -> None:
         os.chdir("/")
 
 
-def _standard_error(service: Service, identity: Identity, output: int) -> int:
+def error_place(service: Service) -> int | None:
+    """A descriptor of where standard error goes to, as far as that can be opened for more than one
+    command, and before the root is changed; None for the connection."""
     if service.standard_error == "socket":
+        return None
+    if service.standard_error == "null":
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    return os.open(JOURNAL_FOLDER, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _standard_error(service: Service, identity: Identity, output: int, place: int | None) -> int:
+    if place is None:
         return output
     if service.standard_error == "null":
-        return os.open("/dev/null", os.O_RDWR)
-    # notice is what LogLevelMax= of spawn@.service lets through.
-    from systemd import _journal
-
+        return place
     name = service.syslog_identifier or service.argv[0].rpartition("/")[2]
     with Acting(identity):  # journald notes who connects
-        descriptor: int = _journal.stream_fd(name, NOTICE, True)
-    return descriptor
+        return _journal_stream(name, place)
+
+
+def _journal_stream(name: str, folder: int) -> int:
+    """A stream to the journal, as sd_journal_stream_fd(3) makes it. It has to be the command's own,
+    for journald notes by which process it was connected."""
+    os.fchdir(folder)
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stream.connect("stdout")
+    stream.shutdown(socket.SHUT_RD)
+    # The unit, for those who speak for another; the priority and whether lines can have their own;
+    # and not to the system's log, the kernel's or the console by itself. notice is what
+    # LogLevelMax= of spawn@.service lets through.
+    stream.sendall(f"{name}\n\n{NOTICE}\n1\n0\n0\n0\n".encode(errors="surrogateescape"))
+    return int(stream.detach())

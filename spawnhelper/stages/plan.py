@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spawnhelper.conf import files, service
 from spawnhelper.conf.service import Service
+from spawnhelper.outcome import Problem, Refusal
 from spawnhelper.stages import banner, command, identity
 from spawnhelper.stages.identity import Identity
 
@@ -20,12 +20,19 @@ class Plan:
         self.program = program
 
 
-def made(name: str) -> Plan:
-    """The plan of this service, from its files as they are now. Raises Refusal."""
-    settings = service.load(files.file_of(name))
+def made(settings: Service) -> Plan:
+    """The plan of a service whose files have just been read. Raises Refusal."""
     who = identity.resolve(settings)
     program = command.find(settings)
     for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
         if path is not None:
-            settings.banners[key] = banner.text(settings, key, path)
+            settings.banners[key] = _banner(settings, key, path)
     return Plan(settings, who, program)
+
+
+def _banner(settings: Service, key: str, path: str) -> bytes | tuple[Problem, ...]:
+    """The text, or what is wrong with it: that counts only where it is to be sent."""
+    try:
+        return banner.text(settings, key, path)
+    except Refusal as refusal:
+        return refusal.problems

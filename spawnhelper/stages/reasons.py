@@ -101,7 +101,7 @@ def of_folder(service: Service, who: Identity) -> Problem | None:
     return service.problem("WorkingDirectory", sentence) if why else None
 
 
-def of_root(root: str) -> str:
+def of_root(service: Service, root: str) -> str:
     """What keeps root, who has no way around permissions here, from entering a RootDirectory=."""
     for lookup in files.walk(root):
         try:
@@ -109,7 +109,7 @@ def of_root(root: str) -> str:
         except PermissionError:
             return (
                 f"root may not enter {shown(lookup)} without CAP_DAC_READ_SEARCH, which "
-                "spawn@.service does not have; let others enter it with chmod o+x"
+                f"{service.template} does not have; let others enter it with chmod o+x"
             )
     return ""
 
@@ -162,6 +162,7 @@ class Look:
         self.capabilities = capabilities
         self.of_machine = executables.bounding_set("1")
         self.unprivileged = service.no_new_privileges
+        self.template = service.template
         root = service.root_directory
         self.inside = "" if root is None else f" in RootDirectory={shown(root)}"
         self.groups = _further_groups(who)
@@ -286,8 +287,8 @@ class Look:
         names = executables.names(bits)
         further = ", and here NoNewPrivileges=no" if self.unprivileged else ""
         return (
-            f"it has the file capabilities {names}, which spawn@.service does not have; write "
-            f"CapabilityBoundingSet={names} with systemctl edit spawn@.service{further}"
+            f"it has the file capabilities {names}, which {self.template} does not have; write "
+            f"CapabilityBoundingSet={names} with systemctl edit {self.template}{further}"
         )
 
     def _missing(self, path: str) -> str:

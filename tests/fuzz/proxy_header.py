@@ -58,7 +58,7 @@ def one(octets: bytes) -> None:
         sent = octets[1:BOUND]
         theirs.sendall(sent)
         theirs.shutdown(socket.SHUT_WR)
-        connection = inherited.Connection(ours, "fuzz", "")
+        connection = inherited.Connection(ours, "fuzz")
         ends: Ends | None = None
         result = said = ""
         try:
