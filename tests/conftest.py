@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import doors
 import hypothesis
 import pytest
 
@@ -41,6 +42,9 @@ hypothesis.settings.register_profile(
     "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("busy")
+# For a module whose tests ask what a client, a command and the journal see.
+both_doors = pytest.mark.both_doors
+one_door = pytest.mark.one_door
 PASSED = pytest.StashKey[bool]()
 _numbers = itertools.count()
 
@@ -63,7 +67,7 @@ def until(
 
 
 def until_over(patience: float = PATIENCE) -> None:
-    """Waits until systemd knows no connection any more."""
+    """Waits until every connection is over, and recorded."""
     until(connection_units, patience, holds=operator.not_)
 
 
@@ -117,9 +121,8 @@ def fill_journal() -> None:
 
 
 def connection_units() -> list[str]:
-    """The units of connections that systemd still knows."""
-    listing = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "spawn@*.service")
-    return [line.split()[0] for line in listing.stdout.splitlines()]
+    """The units of connections that are not over yet, one for each of them."""
+    return doors.now.units()
 
 
 def reset(client: socket.socket) -> None:
@@ -134,9 +137,15 @@ def main_pid(unit: str) -> int:
     return until(lambda: int(run(*show).stdout))
 
 
-def minds_a_stop(helper: int) -> bool:
+def helper() -> int:
+    """The process that serves the one connection, once there is one."""
+    (found,) = until(doors.now.helpers, holds=lambda pids: len(pids) == 1 and pids[0])
+    return found
+
+
+def minds_a_stop(process: int) -> bool:
     """Whether SIGTERM waits for the helper, or wakes it, instead of ending it."""
-    status = Path(f"/proc/{helper}/status").read_text()
+    status = Path(f"/proc/{process}/status").read_text()
     masks = re.findall(r"^Sig(?:Blk|Cgt):\t(\w+)$", status, re.M)
     minds = any(int(mask, 16) >> signal.SIGTERM - 1 & 1 for mask in masks)
     return minds and status.startswith("Name:\tpython3")  # and not yet to be executed by systemd
@@ -157,8 +166,8 @@ def rests(process: int) -> bool:
 def stop_connection() -> None:
     """Stops the one connection's unit, which has to be a matter of moments."""
     (unit,) = until(connection_units, holds=lambda units: len(units) == 1)
-    helper = main_pid(unit)
-    until(lambda: minds_a_stop(helper))
+    serving = helper()
+    until(lambda: minds_a_stop(serving))
     begun = time.monotonic()
     run("systemctl", "stop", unit)
     assert time.monotonic() - begun < SLACK  # TimeoutStopSec= is 90 s
@@ -180,10 +189,11 @@ class Quiet(Signals):
 
 
 class Installed:
-    """A service that has a file in /etc/spawn and a listening socket unit."""
+    """A service that has a file in /etc/spawn and a listening socket unit, behind a door."""
 
-    def __init__(self, name: str, address: Address) -> None:
+    def __init__(self, name: str, address: Address, door: doors.Accept = doors.YES) -> None:
         self.name = name
+        self.door = door
         self.address = address
         self.file = FOLDER / f"{name}.conf"
         self.socket_unit = f"spawn@{name}.socket"
@@ -192,8 +202,8 @@ class Installed:
     def write(self, spawn: str, socket_section: str = "") -> None:
         """Replaces the service file, with no reload."""
         listen = self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
-        text = f"[Socket]\nListenStream={listen}\n{socket_section}\n[Spawn]\n{spawn}\n"
-        self.file.write_text(text)
+        more = "\n".join(filter(None, (socket_section, self.door.line)))
+        self.file.write_text(f"[Socket]\nListenStream={listen}\n{more}\n[Spawn]\n{spawn}\n")
 
     def start(self) -> None:
         run("systemctl", "daemon-reload")
@@ -229,8 +239,9 @@ class Installed:
 
 
 @pytest.fixture
-def service() -> Iterator[Callable[..., Installed]]:
-    """Makes services: service(SPAWN-SECTION, address=..., socket_section=..., start=True)."""
+def service(door: doors.Accept) -> Iterator[Callable[..., Installed]]:
+    """Makes services behind the door: service(SPAWN-SECTION, address=..., socket_section=...,
+    start=True)."""
     made: list[Installed] = []
 
     def make(
@@ -241,7 +252,7 @@ def service() -> Iterator[Callable[..., Installed]]:
         start: bool = True,
     ) -> Installed:
         name = f"t{os.getpid()}-{next(_numbers)}"
-        installed = Installed(name, address or ("127.0.0.1", free_port()))
+        installed = Installed(name, address or ("127.0.0.1", free_port()), door)
         made.append(installed)
         installed.write(spawn, socket_section)
         if start:
@@ -254,9 +265,42 @@ def service() -> Iterator[Callable[..., Installed]]:
         if (WANTS / installed.socket_unit).is_symlink():
             run("systemctl", "disable", "-q", installed.socket_unit)
         installed.file.unlink(missing_ok=True)
-    run("systemctl", "stop", "spawn@*.service", check=False)
+    run("systemctl", "stop", "spawn@*.service", "spawn-server@*.service", check=False)
     run("systemctl", "reset-failed", check=False)
     until_over()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_doors: for Accept=yes and for Accept=no")
+    config.addinivalue_line("markers", "one_door: asks nothing that a door has to do with")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Has a test that is about services run for each door, where its module says so."""
+    marked = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "both_doors" in marked and "one_door" not in marked and "door" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "door", doors.BOTH, indirect=True, ids=lambda each: each.name.replace("=", "-")
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what is not for a door."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            door = item.callspec.params.get("door")
+            name = f"{item.module.__name__}::{item.originalname}"
+            if isinstance(door, doors.Accept) and (door.name, name) in doors.NOT_FOR:
+                reason = f"{door.name}: {doors.NOT_FOR[door.name, name]}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def door(request: pytest.FixtureRequest) -> Iterator[doors.Accept]:
+    """The door of the services of this test."""
+    doors.now = getattr(request, "param", doors.YES)
+    yield doors.now
+    doors.now = doors.YES
 
 
 @pytest.fixture
@@ -266,9 +310,9 @@ def cat(service: Callable[..., Installed]) -> Installed:
 
 
 @pytest.fixture
-def unit_change() -> Iterator[Callable[[str], None]]:
-    """Changes spawn@.service by a drop-in, until the test is over."""
-    folder = Path("/run/systemd/system/spawn@.service.d")
+def unit_change(door: doors.Accept) -> Iterator[Callable[[str], None]]:
+    """Changes by a drop-in what serves connections, until the test is over."""
+    folder = Path(f"/run/systemd/system/{door.template}.d")
 
     def change(text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -284,8 +328,8 @@ def unit_change() -> Iterator[Callable[[str], None]]:
 def held(
     unit_change: Callable[[str], None],
 ) -> Callable[[str], contextlib.AbstractContextManager[None]]:
-    """Holds the units of connections where they are: with held("ExecStartPre"), no helper starts
-    until that is over; with held("ExecStopPost"), no unit is gone."""
+    """Holds what serves connections where it is: with held("ExecStartPre"), none starts until that
+    is over; with held("ExecStopPost"), no unit is gone."""
     mark = Path("/run/spawn-held")
 
     @contextlib.contextmanager

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import doors
 import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connect,
-    connection_units,
     in_machine,
     read_all,
     reset,
@@ -29,6 +30,8 @@ from hypothesis import strategies as st
 
 from spawnhelper.conf import addresses
 from spawnhelper.stages import admission
+
+pytestmark = both_doors
 
 BANNERS = Path("/var/tmp/spawn-banners")
 HERE = "User=nobody\nArgv=/bin/echo here\n"
@@ -128,7 +131,6 @@ def test_hundreds_of_prefixes_in_a_file(service: Callable[..., Installed]) -> No
     code = (
         "import sys, time; sys.path.append('/usr/lib/python3/dist-packages')\n"
         "from spawnhelper.conf import service\n"
-        "from spawnhelper.stages import admission\n"
         "def once():\n"
         "    begun = time.process_time(); service.load(sys.argv[1])\n"
         "    return time.process_time() - begun\n"
@@ -198,7 +200,7 @@ def test_refused_by_the_rule_of_a_line(
     assert record["SPAWN_REMOTE_ADDR"] == client
     until_over()
     failed = run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
-    assert "spawn@" not in failed, "a client that is refused is no failure of ours"
+    assert "spawn" not in failed, "a client that is refused is no failure of ours"
 
 
 @in_machine
@@ -265,7 +267,7 @@ def test_a_client_without_an_address_any_more_is_not_let_in(
     """Its address is that of the unit's name; a list goes by that."""
     there = service(f"{HERE}AllowFrom=192.0.2.1")
     with held("ExecStartPre"), there.connect() as client:
-        until(connection_units)
+        until(doors.now.coming)
         reset(client)
     record = there.record()
     assert record["SPAWN_RESULT"] == "refused"
@@ -277,11 +279,9 @@ def test_a_refused_client_never_causes_a_fork(
     service: Callable[..., Installed], unit_change: Callable[[str], None]
 ) -> None:
     trace = Path("/run/spawn-refused.trace")
-    main = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
-    start = f"/usr/bin/python3 -I -S -X utf8 {main} %n"
     unit_change(
         "[Service]\nCapabilityBoundingSet=~\nExecStart=\n"
-        f"ExecStart=/usr/bin/strace -D -f -qq -e trace=process -o {trace} {start}"
+        f"ExecStart=/usr/bin/strace -D -f -qq -e trace=process -o {trace} {doors.now.start}"
     )
     there = service(f"{HERE}DenyFrom=0.0.0.0/0")
     assert there.talk() == b""

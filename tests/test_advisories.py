@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import doors
 import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connect,
     in_machine,
     read_all,
@@ -23,7 +25,7 @@ from conftest import (
     until_over,
 )
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 STATUS = "Argv=/bin/cat /proc/self/status\n"
 
@@ -69,10 +71,8 @@ def test_cve_2023_40303_every_call_of_the_drop_is_checked(
 ) -> None:
     """inetutils went on as root where set*id failed. Here the call fails, or only claims to
     succeed, and nothing runs."""
-    main = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
-    start = f"/usr/bin/python3 -I -S -X utf8 {main} %n"
     inject = f"inject={call}:{how}"
-    strace = f"/usr/bin/strace -D -f -qq -o /dev/null -e {inject} {start}"
+    strace = f"/usr/bin/strace -D -f -qq -o /dev/null -e {inject} {doors.now.start}"
     unit_change(f"[Service]\nCapabilityBoundingSet=~\nExecStart=\nExecStart={strace}")
     there = service("User=spawn-member\nSupplementaryGroups=mail\nArgv=/bin/echo here")
     assert there.talk() == b""
@@ -101,7 +101,7 @@ def test_cve_2003_0211_refused_connections_leak_nothing(service: Callable[..., I
     there = service("User=nobody\nArgv=/bin/true\nDenyFrom=127.0.0.1")
 
     def descriptors() -> int:
-        return len(os.listdir("/proc/1/fd"))
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (1, *doors.now.servers()))
 
     for _ in range(20):
         there.talk()

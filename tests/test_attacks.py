@@ -16,16 +16,17 @@ import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connection_units,
+    helper,
     in_machine,
-    main_pid,
     python,
     read_all,
     run,
     until,
 )
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SCRATCH = Path("/var/tmp/spawn-attacks")
 TICKS = 100  # a second, as proc_pid_stat(5) has them
@@ -62,12 +63,6 @@ x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="has machine 
 def scratch() -> None:
     SCRATCH.mkdir(exist_ok=True)
     SCRATCH.chmod(0o1777)
-
-
-def helper() -> int:
-    """The pid of the one connection's helper."""
-    (unit,) = until(connection_units)
-    return main_pid(unit)
 
 
 def spent(pid: int) -> int:

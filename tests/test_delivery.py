@@ -12,17 +12,9 @@ import clients
 import far
 import pytest
 from clients import Case, Got
-from conftest import (
-    Installed,
-    connection_units,
-    free_port,
-    in_machine,
-    reset,
-    run,
-    until,
-)
+from conftest import Installed, both_doors, free_port, helper, in_machine, reset, run, until
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SIZE = 1 << 20  # bytes
 CASES = [
@@ -84,9 +76,8 @@ def test_a_client_that_goes_away_is_told_of(
     with there.connect() as client:
         client.sendall(b"%d\n" % size + b"unread")
         assert len(client.recv(1)) == 1
-        (unit,) = connection_units()
-        helper = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
-        until(lambda: not run("pgrep", "--parent", helper, check=False).stdout)
+        serving = str(helper())
+        until(lambda: not run("pgrep", "--parent", serving, check=False).stdout)
         arrived = 1 + int.from_bytes(fcntl.ioctl(client, termios.FIONREAD, bytes(4)), sys.byteorder)
         reset(client)
     record = there.record()

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import doors
 import pytest
-from conftest import FOLDER, Installed, free_port, in_machine, run
+from conftest import FOLDER, Installed, both_doors, free_port, in_machine, run
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 VENDOR = Path("/usr/lib/spawn")
 DEFAULTS = Path("/etc/spawn.conf")
@@ -23,16 +24,17 @@ HERE = "User=nobody\nArgv=/bin/echo here\n"
 class Files:
     """The places of one service's files."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: doors.Accept) -> None:
         self.name = f"files-{os.getpid()}-{next(numbers)}"
-        self.there = Installed(self.name, ("127.0.0.1", free_port()))
+        self.there = Installed(self.name, ("127.0.0.1", free_port()), door)
         self.file = self.there.file
         self.vendor = VENDOR / f"{self.name}.conf"
         self.drop_ins = FOLDER / f"{self.name}.conf.d"
         self.vendor_drop_ins = VENDOR / f"{self.name}.conf.d"
 
     def text(self, spawn: str) -> str:
-        return f"[Socket]\nListenStream=127.0.0.1:{self.there.address[1]}\n[Spawn]\n{spawn}"
+        listen = f"ListenStream=127.0.0.1:{self.there.address[1]}"
+        return f"[Socket]\n{listen}\n{self.there.door.line}\n[Spawn]\n{spawn}"
 
     def add(self, folder: Path, name: str, spawn: str) -> Path:
         folder.mkdir(exist_ok=True, parents=True)
@@ -57,8 +59,8 @@ class Files:
 
 
 @pytest.fixture
-def files() -> Iterator[Files]:
-    here = Files()
+def files(door: doors.Accept) -> Iterator[Files]:
+    here = Files(door)
     yield here
     run("systemctl", "stop", here.there.socket_unit, check=False)
     for path in (here.file, here.vendor, DEFAULTS):
@@ -252,7 +254,7 @@ def test_a_link_of_another_user_in_a_sticky_folder(files: Files) -> None:
     os.chown(link, pwd.getpwnam("nobody").pw_uid, -1, follow_symlinks=False)
     files.file.write_text(files.text(f"{HERE}Banner={link}\n"))
     sentence = f"Banner={link}: the link {link} belongs to uid 65534; make root the owner"
-    assert files.there.check().stderr == f"{files.file}:6: {sentence}\n"
+    assert files.there.check().stderr == f"{files.file}:7: {sentence}\n"
 
 
 def test_folders_of_drop_ins_that_are_none(files: Files) -> None:
@@ -342,7 +344,8 @@ def test_systemd_gets_what_was_checked(files: Files) -> None:
     """A backslash at the end of one file does not go on in the next one."""
     address = f"127.0.0.1:{files.there.address[1]}"
     files.file.write_text(
-        f"[Spawn]\n{HERE}[Socket]\nBacklog=\\\n# why\n  7\nListenStream={address} \\"
+        f"[Spawn]\n{HERE}[Socket]\n{files.there.door.line}\n"
+        f"Backlog=\\\n# why\n  7\nListenStream={address} \\"
     )
     files.drop_ins.mkdir()
     (files.drop_ins / "x.conf").write_text("[Socket]\nMaxConnections=3\n")
@@ -360,7 +363,7 @@ def test_hundreds_of_mistakes(files: Files) -> None:
     lines = [line for line in said.stderr.splitlines() if ": unknown key x= in" in line]
     assert len(lines) == 50
     assert (
-        f"{files.file}:56: here is one more problem, and the rest is not looked at; "
+        f"{files.file}:57: here is one more problem, and the rest is not looked at; "
         "mend these first\n"
     ) in said.stderr
 

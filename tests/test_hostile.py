@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connect,
     connection_units,
     in_machine,
@@ -26,7 +28,7 @@ from conftest import (
     until_over,
 )
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SCRATCH = Path("/var/tmp/spawn-hostile")
 
@@ -65,7 +67,7 @@ def test_a_reset_before_the_fork(
     with held("ExecStartPre"):
         client = there.connect()
         client.sendall(b"data")
-        until(connection_units)
+        until(doors.now.coming)
         reset(client)
     record = there.record()
     results = ("success", "exit-code", "signal", "undelivered")

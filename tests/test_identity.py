@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Installed, in_machine, read_all, run
+from conftest import Installed, both_doors, in_machine, read_all, run
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 SELF = "Argv=/bin/cat /proc/self/status /proc/self/stat /proc/self/environ"

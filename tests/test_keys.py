@@ -14,8 +14,10 @@ import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     in_machine,
     journal,
+    one_door,
     read_all,
     run,
     until,
@@ -25,7 +27,7 @@ from test_values import BAD
 
 from spawnhelper.conf.settings import KEYS, LIMITS
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SCRATCH = Path("/var/tmp/spawn-keys")
 JAIL = SCRATCH / "jail"
@@ -319,6 +321,15 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
         recorded(f"RootDirectory={JAIL}/bin/ls", SPAWN_RESULT="config"),
         answers(f"RootDirectory={JAIL}\nWorkingDirectory=/home\nArgv=/bin/pwd", "/home\n"),
         answers(f"RootDirectory={JAIL}\nArgv=/bin/sh -c '/bin/ls /../../etc; echo $?'", ".*1\n"),
+        answers(
+            f"RootDirectory={JAIL}\nStandardError=null\nArgv=/bin/sh -c 'echo oops >&2; echo here'",
+            "here\n",
+        ),
+        in_journal(
+            f"RootDirectory={JAIL}\nStandardError=journal\nArgv=/bin/sh -c 'echo MARK >&2'",
+            _UID="65534",
+            SYSLOG_IDENTIFIER="sh",
+        ),
     ],
     "UMask": [
         answers("UMask=027\nArgv=/bin/sh -c umask", "0027\n"),
@@ -427,6 +438,7 @@ def test_it_works(service: Callable[..., Installed], key: str) -> None:
         check(there)
 
 
+@one_door
 @pytest.mark.parametrize("key", KEYS)
 def test_what_is_said_of_bad_values(service: Callable[..., Installed], key: str) -> None:
     assert len(BAD[key]) >= 3

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connection_units,
+    helper,
     in_machine,
     journal,
     read_all,
@@ -25,7 +30,7 @@ from conftest import (
 
 from spawnhelper.conf.statuses import STATUSES, good_ends
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SCRATCH = Path("/var/tmp/spawn-test")
 # What of a record is the same for every connection to a service at 127.0.0.1.
@@ -97,7 +102,7 @@ def test_end(
         rf"client 127\.0\.0\.1:{port}",
         record["MESSAGE"],
     ), record["MESSAGE"]
-    assert record["SPAWN_UNIT"].startswith("spawn@")
+    assert record["SPAWN_UNIT"].startswith(doors.now.unit)
     assert record["_UID"] == "0"
     wanted = {
         "SPAWN_COMMAND": "/bin/sh",
@@ -337,8 +342,7 @@ def test_killed_helper_takes_its_command_along(service: Callable[..., Installed]
     there = service("User=nobody\nArgv=/bin/sh -c \"trap '' TERM; echo on; sleep 60; sleep 60\"")
     with there.connect() as client:
         assert client.recv(100) == b"on\n"
-        (unit,) = connection_units()
-        run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit)
+        os.kill(helper(), signal.SIGKILL)
         assert read_all(client) == b""
     until_over()
     assert there.state() == "active"
@@ -418,7 +422,7 @@ def test_a_client_that_resets_before_the_helper_starts_is_known_all_the_same(
     there = service("User=nobody\nStandardError=null\nArgv=/bin/cat")
     with held("ExecStartPre"), there.connect() as client:
         address = client.getsockname()
-        until(connection_units)
+        until(doors.now.coming)
         reset(client)
     record = there.record()
     assert said(record) == ("exit-code", "exited", "1", "4"), "cat reads a reset"

@@ -16,17 +16,18 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
 from conftest import (
     PATIENCE,
     Installed,
     Quiet,
+    both_doors,
     connect,
-    connection_units,
     free_port,
+    helper,
     in_machine,
     journal,
-    main_pid,
     read_all,
     reset,
     rests,
@@ -43,6 +44,8 @@ from spawnhelper.conf import addresses
 from spawnhelper.conf.service import Service
 from spawnhelper.doors import inherited
 from spawnhelper.stages import proxy
+
+pytestmark = both_doors
 
 SIGNATURE = b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a"
 BELIEVE = "User=nobody\nProxyFrom=127.0.0.1 unix\n"
@@ -431,7 +434,7 @@ def test_all_or_nothing(service: Callable[..., Installed]) -> None:
         assert said in record["MESSAGE"], (header, record["MESSAGE"])
         assert record["SPAWN_REMOTE_ADDR"] == "127.0.0.1"
     failed = run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
-    assert "spawn@" not in failed
+    assert "spawn" not in failed
 
 
 def silent_for(client: socket.socket, seconds: float) -> bool:
@@ -460,9 +463,8 @@ def test_a_header_that_is_awaited_takes_no_time(
     there = service(f"{BELIEVE}ProxyProtocol=any\nProxyTimeLimit=1h\n{TELL}", address=address)
     with there.connect() as client:
         client.sendall(b"PROXY TCP4 192.0.2.1\r")
-        (unit,) = until(connection_units)
-        helper = main_pid(unit)
-        until(lambda: rests(helper))
+        serving = helper()
+        until(lambda: rests(serving))
         client.sendall(b"\n")
         assert read_all(client) == b""
     assert FORM in there.record()["MESSAGE"]
@@ -554,7 +556,7 @@ def silent(client: socket.socket) -> None:
 
 
 def reset_alone(client: socket.socket) -> None:
-    until(connection_units)  # systemd itself drops one that was reset before it accepted
+    until(doors.now.coming)  # systemd itself drops one that was reset before it accepted
     reset(client)
 
 
@@ -564,7 +566,7 @@ def header_and_end(client: socket.socket) -> None:
 
 
 def header_and_reset(client: socket.socket) -> None:
-    until(connection_units)
+    until(doors.now.coming)
     client.sendall(v2(command=0, kind=0, ends=b""))
     reset(client)
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
-from conftest import Installed, in_machine, run
+from conftest import Installed, both_doors, in_machine, run
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 TRUE = "Argv=/bin/true"
 MEMBER, GROUP = "spawn-apprentice", "spawn-tools"
@@ -347,8 +348,8 @@ def test_capabilities_of_a_file(
     set_capabilities(program, 7, 10, 13)  # CAP_SETUID it has
     names = "CAP_NET_BIND_SERVICE CAP_NET_RAW"
     sentence = (
-        f"Argv={program}: it has the file capabilities {names}, which spawn@.service does not "
-        f"have; write CapabilityBoundingSet={names} with systemctl edit spawn@.service"
+        f"Argv={program}: it has the file capabilities {names}, which {doors.now.template} does "
+        f"not have; write CapabilityBoundingSet={names} with systemctl edit {doors.now.template}"
     )
     there = service(f"User=nobody\nArgv={program}")
     said(there, f"{sentence}, and here NoNewPrivileges=no")
@@ -463,7 +464,7 @@ def test_the_root_directory(service: Callable[..., Installed], folder: Path) -> 
         (
             "closed/jail",
             f"root may not enter {folder}/closed without CAP_DAC_READ_SEARCH, which "
-            "spawn@.service does not have; let others enter it with chmod o+x",
+            f"{doors.now.template} does not have; let others enter it with chmod o+x",
         ),
     ):
         there.write(f"User=nobody\n{TRUE}\nRootDirectory={folder}/{place}")

@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import doors
 import pytest
 from conftest import (
     SLACK,
     Installed,
+    both_doors,
     connection_units,
     free_port,
+    helper,
     in_machine,
-    main_pid,
     python,
     read_all,
     rests,
@@ -28,7 +30,7 @@ from conftest import (
     until_over,
 )
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
 SCRATCH = Path("/var/tmp/spawn-relay")
 FAR = ("-n", "far")
@@ -225,9 +227,8 @@ def test_a_command_that_does_not_read_costs_no_memory_and_no_time(
                 client.send(b"x" * 65536)
             except BlockingIOError:
                 time.sleep(0.05)
-        (unit,) = until(connection_units)
-        helper = main_pid(unit)
-        until(lambda: rests(helper))  # while the pipe is full
+        serving = helper()
+        until(lambda: rests(serving))  # while the pipe is full
 
 
 def test_memory_does_not_grow_with_the_stream(service: Callable[..., Installed]) -> None:
@@ -238,9 +239,7 @@ def test_memory_does_not_grow_with_the_stream(service: Callable[..., Installed])
         for _ in range(3):
             for _ in range(64):
                 client.sendall(part)
-            (unit,) = connection_units()
-            pid = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
-            status = Path(f"/proc/{pid}/status").read_text()
+            status = Path(f"/proc/{helper()}/status").read_text()
             sizes.append(int(status.partition("VmRSS:")[2].split()[0]))
         client.shutdown(socket.SHUT_WR)
         assert read_all(client) == b"x"
@@ -471,9 +470,8 @@ def test_an_urgent_byte_alone_does_not_make_it_spin(
     there = service("User=nobody\nSizeLimit=1M\nArgv=/bin/cat", address=address)
     with there.connect() as client:
         client.send(b"!", socket.MSG_OOB)
-        (unit,) = until(connection_units)
-        helper = main_pid(unit)
-        until(lambda: rests(helper))
+        serving = helper()
+        until(lambda: rests(serving))
 
 
 def test_the_command_can_open_its_own_input(service: Callable[..., Installed]) -> None:
@@ -524,10 +522,10 @@ LATE = (
     "size = fcntl.fcntl(0, fcntl.F_GETPIPE_SZ)\n"
     "print(size, len(sys.stdin.buffer.read()))\n"
 )
-# Has as many pipes of root as somebody without privileges may have.
+# Has as many pipes of a user as somebody without privileges may have.
 GREEDY = (
-    "import fcntl, os, pwd\n"
-    "os.seteuid(pwd.getpwnam('games').pw_uid)\n"
+    "import fcntl, os, pwd, sys\n"
+    "os.setreuid(*(pwd.getpwnam(name).pw_uid for name in (sys.argv[1], 'games')))\n"
     "pipes = []\n"
     "for size in (1 << 20, 1 << 17):\n"
     "    try:\n"
@@ -552,7 +550,7 @@ def test_a_pipe_is_not_widened_where_there_are_too_many(
     service: Callable[..., Installed],
 ) -> None:
     there = service(f"User=nobody\nSizeLimit=10M\n{python(SCRATCH, LATE)}")
-    command = ["/usr/bin/python3", "-c", GREEDY]
+    command = ["/usr/bin/python3", "-c", GREEDY, doors.now.pipes]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as greedy:
         assert greedy.stdout is not None
         assert int(greedy.stdout.readline()) > 10

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import doors
 import pytest
 from conftest import (
     PATIENCE,
     SLACK,
     Installed,
+    both_doors,
     connect,
     connection_units,
     free_port,
@@ -24,13 +26,12 @@ from conftest import (
     read_all,
     reset,
     rests,
-    run,
     until,
 )
 
-pytestmark = in_machine
+pytestmark = [in_machine, both_doors]
 
-FOLDER = Path("/run/spawn/turns")
+FOLDER = Path(doors.TURNS)
 CAT = "User=nobody\nArgv=/bin/cat\n"
 
 
@@ -51,26 +52,23 @@ def silent(client: socket.socket) -> bool:
         client.settimeout(PATIENCE)
 
 
-def waiting(there: Installed) -> list[str]:
-    """The places that are taken, by their numbers."""
-    return sorted(each.name for each in (FOLDER / there.name).glob("[0-9]*"))
+def waiting(there: Installed) -> int:
+    """How many have their turn, or wait for it."""
+    return doors.now.in_line(there.name)
 
 
 def in_line(there: Installed, count: int) -> list[socket.socket]:
     """So many connections, each of which has its place before the next one comes."""
     clients: list[socket.socket] = []
-    taken = len(waiting(there))
+    taken = waiting(there)
     while len(clients) < count:
         clients.append(there.connect())
-        until(lambda: len(waiting(there)) == taken + len(clients))
+        until(lambda: waiting(there) == taken + len(clients))
     return clients
 
 
-def helpers() -> list[int]:
-    """The helpers that live, in the order of their connections."""
-    units = sorted(connection_units(), key=lambda unit: int(unit.partition("@")[2].split("-")[0]))
-    show = ["systemctl", "show", "--property=MainPID", "--value"]
-    return [int(run(*show, unit).stdout) for unit in units]
+def children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
 def test_in_order_and_never_more(service: Callable[..., Installed]) -> None:
@@ -89,7 +87,7 @@ def test_in_order_and_never_more(service: Callable[..., Installed]) -> None:
         client.close()
     waited = [int(each["SPAWN_WAITED_USEC"]) for each in there.records(5)]
     assert max(waited[:2]) < min(waited[2:])
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_a_turn_is_worth_having_at_once(service: Callable[..., Installed]) -> None:
@@ -109,7 +107,7 @@ def test_a_turn_ends_with_its_command(service: Callable[..., Installed]) -> None
     there = service("User=nobody\nMaxCommands=1\nArgv=/bin/sh -c 'head -c 500000 /dev/zero'")
     slow = [there.connect() for _ in range(4)]  # whose helpers stay for a minute
     assert [client.recv(1) for client in slow] == [b"\0"] * 4
-    until(lambda: waiting(there), holds=operator.not_)
+    until(lambda: [pid for pid in doors.now.helpers() if children(pid)], holds=operator.not_)
     assert len(connection_units()) == 4
     there.write("User=nobody\nMaxCommands=1\nSizeLimit=10\nArgv=/usr/bin/wc -c")
     over = there.connect()  # whose helper reads on, as long as that comes to something
@@ -149,7 +147,7 @@ def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) ->
     assert there.talk() == b"421 busy\r\n"
     assert time.monotonic() - begun < SLACK
     first.close()
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
     assert there.talk(b"y") == b"y", "with QueueLimit=0 as well, if it is one's turn"
 
 
@@ -174,10 +172,10 @@ def test_a_dead_holder_gives_its_turn_back(service: Callable[..., Installed]) ->
     clients = in_line(there, 4)
     for client in clients[:2]:
         speak(client)
-    os.kill(helpers()[0], signal.SIGKILL)
+    os.kill(doors.now.helper_of(clients[0]), signal.SIGKILL)
     speak(clients[2])
     assert silent(clients[3])
-    os.kill(helpers()[0], signal.SIGKILL)
+    os.kill(doors.now.helper_of(clients[1]), signal.SIGKILL)
     speak(clients[3])
     # What those two could not take with them is noticed by who has to wait.
     late = in_line(there, 1)[0]
@@ -186,14 +184,14 @@ def test_a_dead_holder_gives_its_turn_back(service: Callable[..., Installed]) ->
         client.close()
     speak(late)
     late.close()
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_who_is_killed_while_waiting_holds_nobody_up(service: Callable[..., Installed]) -> None:
     there = service(f"{CAT}MaxCommands=1\n")
     clients = in_line(there, 4)
     speak(clients[0])
-    _, second, third, _ = helpers()
+    second, third = (doors.now.helper_of(client) for client in clients[1:3])
     os.kill(third, signal.SIGKILL)
     os.kill(second, signal.SIGKILL)
     assert silent(clients[3])
@@ -201,7 +199,7 @@ def test_who_is_killed_while_waiting_holds_nobody_up(service: Callable[..., Inst
     speak(clients[3])
     for client in clients:
         client.close()
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_a_client_that_goes_away_leaves_the_line(service: Callable[..., Installed]) -> None:
@@ -219,10 +217,10 @@ def test_a_client_that_goes_away_leaves_the_line(service: Callable[..., Installe
 
 def test_a_stop_ends_the_wait(service: Callable[..., Installed]) -> None:
     there = service(f"{CAT}MaxCommands=1\n")
-    first, _second = in_line(there, 2)
+    first, second = in_line(there, 2)
     speak(first)
     begun = time.monotonic()
-    os.kill(helpers()[1], signal.SIGTERM)  # as systemd does
+    os.kill(doors.now.helper_of(second), signal.SIGTERM)  # as systemd does
     record = there.record()
     assert time.monotonic() - begun < SLACK
     assert record["SPAWN_RESULT"] == "stopped"
@@ -247,7 +245,7 @@ def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None
     assert max(counts) >= 3
     results = [each["SPAWN_RESULT"] for each in there.records(300)]
     assert results == ["success"] * 300
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> None:
@@ -259,8 +257,8 @@ def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> N
         speak(client)
     there.write(f"{CAT}MaxCommands=2\nQueueLimit=infinity\n")
     late = in_line(there, 2)
-    for helper in helpers()[-2:]:
-        until(partial(rests, helper))
+    for client in late:
+        until(partial(rests, doors.now.helper_of(client)))
     for client in clients[:4]:
         assert silent(late[0])
         client.close()
@@ -270,14 +268,14 @@ def test_a_lower_number_than_run_already(service: Callable[..., Installed]) -> N
     speak(late[1])
     for client in (late[1], clients[4]):
         client.close()
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_many_that_wait_do_not_wake_each_other(service: Callable[..., Installed]) -> None:
     there = service(f"{CAT}MaxCommands=1\nQueueLimit=infinity\n")
     clients = in_line(there, 40)
     speak(clients[0])
-    *most, _ = helpers()[1:]
+    most = [doors.now.helper_of(client) for client in clients[1:-1]]
 
     def switches() -> list[int]:
         texts = [Path(f"/proc/{helper}/status").read_text() for helper in most]
@@ -294,7 +292,7 @@ def test_many_that_wait_do_not_wake_each_other(service: Callable[..., Installed]
     assert until(settled) == before
     for client in (*clients, *late):
         client.close()
-    until(lambda: waiting(there) == [])
+    until(lambda: waiting(there) == 0)
 
 
 def test_services_do_not_wait_for_each_other(service: Callable[..., Installed]) -> None:
