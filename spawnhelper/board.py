@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 FOLDER = "/run/spawn/servers"  # one below it for each; RuntimeDirectory= of spawn-server@.service
@@ -53,22 +54,27 @@ class Seen(NamedTuple):
 class Board:
     """The board as its server has it. refused, turned_away: how many connections it has closed for
     MaxConnectionsPerSource=, and refused without a worker. It counts on from what an earlier server
-    of the same socket has left. A server without a board says so once, and serves all the same."""
+    of the same socket has left. A server without a board says so once, and serves all the same.
 
-    def __init__(self, name: str) -> None:
+    kept: the pids of workers that an earlier server has handed on. They keep their places.
+    """
+
+    def __init__(self, name: str, kept: Collection[int] = ()) -> None:
         self.refused = self.turned_away = 0
         self._counts: list[int] = []
         self._taken: dict[int, int] = {}
         self._free: list[int] = []
+        before: Seen | None = None
         with contextlib.suppress(OSError):
-            if (before := read(name)) is not None:
-                self.refused, self.turned_away = before.refused, before.accepted
+            before = read(name)
         self._file: int | None = None
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             self._file = os.open(file_of(name), flags, 0o644)
         except OSError as error:
             self._lost(error)
+        if before is not None:
+            self._go_on(before, kept)
         self.beat(time.monotonic_ns())
 
     def beat(self, due: int) -> None:
@@ -81,10 +87,22 @@ class Board:
         place = self._taken.get(pid)
         if place is None:
             place = self._taken[pid] = self._free.pop() if self._free else self._added()
-        self._counts[place] += state == BUSY
-        self._write(place + 1, f"{state} {pid} {_now()} {self._counts[place]} {client}")
+        had = self._counts[place] = self._counts[place] + (state == BUSY)
+        self._show(place, Place(state, pid, _now(), had, client))
         if state == GONE:
             self._free.append(self._taken.pop(pid))
+
+    def _go_on(self, before: Seen, kept: Collection[int]) -> None:
+        self.refused, self.turned_away = before.refused, before.accepted
+        for each in before.places:
+            if each.pid in kept and each.state != GONE:
+                place = self._taken[each.pid] = self._added()
+                self._counts[place] = each.had
+                self.turned_away -= each.had
+                self._show(place, each)
+
+    def _show(self, place: int, shown: Place) -> None:
+        self._write(place + 1, " ".join(map(str, shown)))
 
     def _added(self) -> int:
         self._counts.append(0)

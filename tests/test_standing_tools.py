@@ -17,6 +17,7 @@ import pytest
 from conftest import Installed, in_machine, main_pid, run, until
 
 from spawnhelper import board
+from spawnhelper.doors import handover
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
 STANDING = "Accept=no"
@@ -198,6 +199,24 @@ def test_counts_go_on_behind_a_restart(service: Callable[..., Installed]) -> Non
 
 
 @in_machine
+def test_places_outlive_a_reload(service: Callable[..., Installed]) -> None:
+    cat = service(CAT, socket_section=STANDING)
+    assert cat.talk() == b""
+    with talking(cat) as client:
+        (before,) = status(cat)["connections"]
+        cmdline = Path(f"/proc/{main_pid(unit(cat))}/cmdline")
+        run("systemctl", "reload", unit(cat))
+        until(lambda: handover.RESUME in cmdline.read_text().split("\0"))
+        until(lambda: counts(cat) == (1, 2, 0, 1))
+        (after,) = status(cat)["connections"]
+        assert (after["client"], after["pid"]) == (before["client"], before["pid"])
+        assert after["age_usec"] > before["age_usec"]
+        assert client.send(b"y") == 1
+        assert client.recv(1) == b"y"
+    until(lambda: counts(cat) == (0, 2, 0, 0))
+
+
+@in_machine
 def test_a_stuck_server(service: Callable[..., Installed], server_change: Change) -> None:
     server_change("WatchdogSec=0")  # else it would be ended
     cat = service(CAT, socket_section=STANDING)
@@ -303,6 +322,19 @@ def test_a_new_board_counts_on(made: board.Board) -> None:
     made.beat(time.monotonic_ns())
     board.Board("some")
     assert seen()[2:] == (2, 2, [])
+
+
+def test_kept_workers_keep_their_places(made: board.Board) -> None:
+    for pid in (7, 8, 9):
+        made.note(pid, board.BUSY, f"127.0.0.1:{pid}")
+    made.note(7, board.GONE)
+    before = seen().those(board.BUSY)
+    again = board.Board("some", [7, 8])
+    assert seen()[2:] == (3, 0, before[:1])
+    again.note(8, board.IDLE)
+    again.note(8, board.BUSY, "127.0.0.1:10")
+    again.note(10, board.BUSY, "127.0.0.1:11")
+    assert seen().accepted == 5
 
 
 def test_a_half_written_line_is_not_believed(made: board.Board) -> None:

@@ -83,7 +83,8 @@ class Server:
         waiting = (each.encode("latin-1") for each in found.get("records", ()))
         self.registrar = Registrar(name, Outbox(waiting, found.get("lost", 0)))
         self.outbox = self.registrar.outbox
-        self.board = board.Board(name)
+        kept = [each["pid"] for each in found.get("workers", ())]
+        self.board = board.Board(name, kept)
         self.workers: dict[int, Worker] = {}  # by the descriptor of their channel
         self.idle: list[Worker] = []
         self.beginning: set[Worker] = set()
@@ -505,6 +506,7 @@ class Server:
     def _once_more(self, held: Held) -> None:
         """Has another worker serve a connection that its first one has not even taken."""
         held.worker = None
+        self.board.turned_away -= 1  # it is counted with each worker
         if self.plan is not None:
             held.plan = self.plan
         self._hand_on(held)
@@ -712,13 +714,8 @@ class Server:
             worker = handover.worker_of(each)
             self.workers[worker.channel.fileno()] = worker
             self._poll.register(worker.channel.fileno(), select.EPOLLIN)
-            if worker.held is None:
-                self.board.note(worker.pid, board.IDLE)
-            else:
+            if worker.held is not None:
                 self._count(worker.held)
-                self.board.turned_away -= 1  # the program before has counted it
-                client = record.client_of(worker.held.connection)
-                self.board.note(worker.pid, board.BUSY, client)
         for each in before["next"]:
             held = handover.held_of(each)
             if self.plan is not None:
