@@ -23,7 +23,7 @@ from spawnhelper.stages import banner, command, executables, identity, reasons
 T = TypeVar("T")
 DROP_INS = f"{files.SUFFIX}.d"
 SERVER = "spawn-server@"
-CONNECTION = "spawn@check.service"  # any name that a connection's unit could have
+UNIT = "check"  # any name that a connection's unit could have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,18 +80,18 @@ def rehearse(settings: service.Service, who: identity.Identity, program: str) ->
 
     Needs root. The sentences are those of a connection's record.
     """
-    unit = f"{SERVER}{settings.name}.service" if settings.standing else CONNECTION
     found = (
-        reasons.of_program(settings, who, program, allowed_capabilities(unit)),
+        reasons.of_program(settings, who, program, allowed_capabilities(settings.template)),
         reasons.of_folder(settings, who),
     )
     return [problem for problem in found if problem is not None]
 
 
 @cache
-def allowed_capabilities(unit: str) -> int:
-    """What a file can give to a command, as bits: of what this machine has, what the unit has that
-    serves connections, as it is installed."""
+def allowed_capabilities(template: str) -> int:
+    """What a file can give to a command, as bits: of what this machine has, what the unit that
+    serves connections has as it is installed."""
+    unit = template.replace("@", f"@{UNIT}")
     ask = ["systemctl", "show", "--property=CapabilityBoundingSet", unit]
     try:
         told = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
