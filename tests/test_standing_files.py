@@ -53,14 +53,17 @@ NO_UNIX = (
     "has no AF_UNIX, without which the server reaches neither its workers nor the journal; add it"
 )
 HIDDEN = (
-    "hides the folders in /run/systemd through which the server reaches the journal and systemd; "
-    "name others"
+    "hides folders in /run by which the server reaches the journal, systemd and spawnctl; name "
+    "others"
 )
 ROOT = (
     "hides the service files and the accounts of this machine from the server; write "
     "RootDirectory= in [Spawn]"
 )
 LOST = "can keep records out of the journal; remove the line, and see Log= in [Spawn]"
+BOARD = (
+    "is empty, which takes away the folder in which spawnctl finds the server; name a further one"
+)
 AT_ONCE = "ends the connections of all clients at once; write TimeLimit= in [Spawn]"
 PATIENT = "is set by spawnhelper, and longer than any KillDelay=; write that in [Spawn]"
 NAMESPACE = "has the records go to a journal that spawnctl does not read; remove the line"
@@ -101,6 +104,14 @@ REFUSED = [
     ("RuntimeMaxSec=1h", AT_ONCE),
     ("TimeoutStopSec=1s", PATIENT),
     ("WatchdogSec=1s", WATCHDOG),
+    ("RuntimeDirectory=", BOARD),
+    ("RuntimeDirectoryMode=0700", OURS),
+    ("RuntimeDirectoryPreserve=no", OURS),
+    ("TemporaryFileSystem=/run/spawn", HIDDEN),
+    ("CapabilityBoundingSet=", CAPABILITIES),
+    ("ExecStart=", OURS),
+    ("Delegate=", OURS),
+    ("User=", SPAWN),
     ("Type=simple", OURS),
     ("ExecStartPre=/bin/true", OURS),
     ("ExecReload=/bin/true", OURS),
@@ -166,8 +177,12 @@ TAKEN = [
     "WatchdogSec=?",
     "InaccessiblePaths='",
     "ReadOnlyPaths=/",
-    "User=",
-    "Type=",
+    "PrivateUsers=",
+    "ProtectControlGroups=",
+    "RestrictAddressFamilies=",
+    "InaccessiblePaths=",
+    "WatchdogSec=",
+    "RuntimeDirectory=further",
 ]
 
 

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 # LimitNOFILE= of spawn-server@.service is enough for so many.
 MOST_CONNECTIONS = 10_000
 SHORTEST_WATCHDOG = 10 * quantities.USEC_PER_SEC
-# Where records go, and what StandardError=journal brings; and where systemd hears of the server.
-NEEDED = ("/run/systemd/journal/socket", "/run/systemd/journal/stdout", "/run/systemd/notify")
+# Where records go, and what StandardError=journal brings; where systemd hears of the server, and
+# where spawnctl looks.
+NEEDED = (
+    "/run/systemd/journal/socket",
+    "/run/systemd/journal/stdout",
+    "/run/systemd/notify",
+    "/run/spawn/servers",
+)
 FAMILIES = ("AF_UNIX", "AF_LOCAL")  # of the same number
 
 
 def _is_off(text: str) -> bool:
     try:
-        return not boolean(text)
+        return not boolean(text or "no")
     except ValueError:
         return False
 
@@ -62,7 +68,7 @@ class Rule:
 
     names: as systemd has them; a * at the end stands for any letters. why: the end of a sentence
     that begins with their name: what is wrong, and what would be right. fits: which values are all
-    right nevertheless, None where none is.
+    right nevertheless, None where none is: an empty one may well take away what the server needs.
     """
 
     __slots__ = ("fits", "names", "why")
@@ -115,8 +121,8 @@ RULES = (
     ),
     Rule(
         "InaccessiblePaths InaccessibleDirectories TemporaryFileSystem",
-        "hides the folders in /run/systemd through which the server reaches the journal and "
-        "systemd; name others",
+        "hides folders in /run by which the server reaches the journal, systemd and spawnctl; name "
+        "others",
         _hides_nothing,
     ),
     Rule(
@@ -141,6 +147,12 @@ RULES = (
         "is set by spawnhelper, and longer than any KillDelay=; write that in [Spawn]",
     ),
     Rule(
+        "RuntimeDirectory",
+        "is empty, which takes away the folder in which spawnctl finds the server; name a further "
+        "one",
+        bool,
+    ),
+    Rule(
         "WatchdogSec",
         "is too short for a server that is well; write 10s or more",
         _is_patient,
@@ -149,8 +161,8 @@ RULES = (
         "Type ExitType NotifyAccess RemainAfterExit GuessMainPID PIDFile BusName ExecCondition "
         "ExecStart* ExecReload* ExecStop* ReloadSignal RefreshOnReload Restart* StartLimit* "
         "KillMode KillSignal SendSIGHUP SendSIGKILL FinalKillSignal WatchdogSignal OOMPolicy "
-        "Delegate* Sockets NonBlocking OpenFile FileDescriptorStore* USBFunction* Standard* TTY* "
-        "Syslog*",
+        "Delegate* RuntimeDirectory* Sockets NonBlocking OpenFile FileDescriptorStore* "
+        "USBFunction* Standard* TTY* Syslog*",
         "is set by spawnhelper, whose server the unit is; remove the line",
     ),
 )
@@ -191,15 +203,14 @@ def _of_service(section: list[Assignment]) -> Iterable[Problem]:
         rule = next((rule for rule in RULES if rule.has(each.key)), None)
         if rule is None or each.key == "RestrictAddressFamilies":
             continue
-        if each.value and (rule.fits is None or not _fits(rule, each.value)):
+        if not _fits(rule, each.value):
             yield _problem(each, f"{each.key}= in [Service] {rule.why}")
     yield from _without_unix(section)
 
 
 def _fits(rule: Rule, value: str) -> bool:
-    assert rule.fits is not None
     try:
-        return rule.fits(value)
+        return rule.fits is not None and rule.fits(value)
     except ValueError:  # quotes that systemd cannot read either, and passes over
         return True
 
