@@ -105,11 +105,11 @@ class Worker:
     def retire(self) -> None:
         """Has it end once it has nothing to do."""
         if not self.retired:
-            self.retired = True
             with contextlib.suppress(OSError):  # it has ended already
                 self.channel.shutdown(socket.SHUT_WR)
-            if self.held is None and self.ready:
-                self.deadline = time.monotonic_ns() + END_TIME
+        self.retired = True
+        if self.held is None and self.ready:
+            self.deadline = time.monotonic_ns() + END_TIME
 
 
 class Nursery:

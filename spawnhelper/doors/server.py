@@ -173,6 +173,8 @@ class Server:
         now = time.monotonic_ns()
         if len(self.workers) > len(self.idle) or self.lobby or self.stopping is not None:
             self._look_by(now + TICK)
+        if self.outbox.due is not None:
+            self._look_by(self.outbox.due)
         return max(0, self._looks_at - now) / NSEC_PER_SEC
 
     def _look_by(self, when: int) -> None:
@@ -425,7 +427,6 @@ class Server:
         self.beginning.discard(worker)
         self._free(worker)
         if worker.plan is not self.plan or self.stopping is not None or worker.retired:
-            worker.retired = False
             worker.retire()
             return
         if first:
@@ -572,7 +573,7 @@ class Server:
     def _look_at_the_clock(self) -> None:
         now = time.monotonic_ns()
         self._looks_at = NEVER
-        if self._deaf and now >= self._deaf_until:
+        if now >= self._deaf_until:
             self._deaf = False
         if self.outbox.due is not None and now >= self.outbox.due:
             self.outbox.send()
@@ -583,14 +584,26 @@ class Server:
             self._orphans = self._end_orphans()
         if self.nursery.look() or self._orphans:
             self._look_by(now + SOON)
-        if self._over_limit and self.plan is not None and now >= self._over_limit_at:
-            self.registrar.too_many(self.plan.service, self._over_limit)
-            self._over_limit, self._over_limit_at = 0, now + REFUSED_PAUSE
+        if now >= self._over_limit_at:
+            self._tell_of_refused(now)
         if self._trial is not None and now >= self._trial_until:
             os.kill(self._trial, signal.SIGKILL)
-        if self.outbox.due is not None:
-            self._look_by(self.outbox.due)
+            self._trial_until = now + TICK
         self._tell()
+        for due in (
+            self._over_limit_at if self._over_limit else None,
+            self._trial_until if self._trial is not None else None,
+            self._deaf_until if self._deaf else None,
+            self._births_at,
+        ):
+            if due is not None and due > now:
+                self._look_by(due)
+
+    def _tell_of_refused(self, now: int) -> None:
+        """Says how many connections were above MaxConnectionsPerSource=, but not of each."""
+        if self._over_limit and self.plan is not None:
+            self.registrar.too_many(self.plan.service, self._over_limit)
+            self._over_limit, self._over_limit_at = 0, now + REFUSED_PAUSE
 
     def _look_at_workers(self, now: int) -> None:
         over = self.stopping is not None and now - self.stopping >= STOP_TIME
@@ -618,6 +631,7 @@ class Server:
             return
         self.notices.say("STOPPING=1")
         self.stopping = time.monotonic_ns()
+        self._tell_of_refused(self.stopping)
         self.idle.clear()
         self.beginning.clear()
         for worker in self.workers.values():
