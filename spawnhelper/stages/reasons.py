@@ -163,6 +163,9 @@ class Look:
         self.of_machine = executables.bounding_set("1")
         self.unprivileged = service.no_new_privileges
         self.template = service.template
+        self.remedy = f"systemctl edit {service.template}"
+        if service.standing:  # the change is for the next one
+            self.remedy += f" and systemctl restart spawn-server@{service.name}"
         root = service.root_directory
         self.inside = "" if root is None else f" in RootDirectory={shown(root)}"
         self.groups = _further_groups(who)
@@ -288,7 +291,7 @@ class Look:
         further = ", and here NoNewPrivileges=no" if self.unprivileged else ""
         return (
             f"it has the file capabilities {names}, which {self.template} does not have; write "
-            f"CapabilityBoundingSet={names} with systemctl edit {self.template}{further}"
+            f"CapabilityBoundingSet={names} with {self.remedy}{further}"
         )
 
     def _missing(self, path: str) -> str:
