@@ -198,11 +198,14 @@ class Installed:
         self.file = FOLDER / f"{name}.conf"
         self.socket_unit = f"spawn@{name}.socket"
         self.seen = 0
+        self.shifted = 0
 
     def write(self, spawn: str, socket_section: str = "") -> None:
-        """Replaces the service file, with no reload."""
+        """Replaces the service file, with no reload. [Spawn] is its fourth line, or shifted by so
+        many more."""
         listen = self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
         more = "\n".join(filter(None, (socket_section, self.door.line)))
+        self.shifted = more.count("\n")
         self.file.write_text(f"[Socket]\nListenStream={listen}\n{more}\n[Spawn]\n{spawn}\n")
 
     def start(self) -> None:
@@ -318,6 +321,8 @@ def unit_change(door: doors.Accept) -> Iterator[Callable[[str], None]]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "test.conf").write_text(text + "\n")
         run("systemctl", "daemon-reload")
+        if door is doors.NO:
+            run("systemctl", "stop", "spawn-server@*.service")  # the next connection starts one
 
     yield change
     (folder / "test.conf").unlink(missing_ok=True)

@@ -353,7 +353,8 @@ def test_a_client_that_does_not_take_the_banner(service: Callable[..., Installed
         record = there.record()
     assert 5 <= time.monotonic() - begun < 5 + SLACK
     assert record["SPAWN_RESULT"] == "refused"
-    assert f"{there.file}:7: Banner= was not taken by the client within 5s" in record["MESSAGE"]
+    place = f"{there.file}:{7 + there.shifted}"
+    assert f"{place}: Banner= was not taken by the client within 5s" in record["MESSAGE"]
 
 
 @in_machine

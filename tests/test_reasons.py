@@ -352,6 +352,8 @@ def test_capabilities_of_a_file(
         f"not have; write CapabilityBoundingSet={names} with systemctl edit {doors.now.template}"
     )
     there = service(f"User=nobody\nArgv={program}")
+    if doors.now is doors.NO:
+        sentence += f" and systemctl restart spawn-server@{there.name}"
     said(there, f"{sentence}, and here NoNewPrivileges=no")
     script = make("script", f"#!{program}\n")
     there.write(f"User=nobody\nArgv={script}\nNoNewPrivileges=no")
