@@ -105,7 +105,7 @@ class Standing(Accept):
         for server in self.servers():
             for other in _clients(server):
                 if _peer(other) == end:
-                    (worker,) = (w for w in _children(server) if _inode(other) in _sockets(w))
+                    (worker,) = (w for w in children(server) if _inode(other) in _sockets(w))
                     return worker
         raise AssertionError(f"no server has the connection from {end}")
 
@@ -113,14 +113,15 @@ class Standing(Accept):
         return shown("--property=Id,MainPID,ActiveState", "spawn-server@*.service")
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that it is the parent of."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _serving(server: int) -> list[int]:
     """The workers that have a connection."""
     held = {_inode(client) for client in _clients(server)}
-    return [worker for worker in _children(server) if held & _sockets(worker).keys()]
+    return [worker for worker in children(server) if held & _sockets(worker).keys()]
 
 
 def _sockets(pid: int) -> dict[str, int]:

@@ -67,10 +67,6 @@ def in_line(there: Installed, count: int) -> list[socket.socket]:
     return clients
 
 
-def children(pid: int) -> str:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
-
-
 def test_in_order_and_never_more(service: Callable[..., Installed]) -> None:
     there = service(f"{CAT}MaxCommands=2\n")
     clients = in_line(there, 5)
@@ -107,7 +103,7 @@ def test_a_turn_ends_with_its_command(service: Callable[..., Installed]) -> None
     there = service("User=nobody\nMaxCommands=1\nArgv=/bin/sh -c 'head -c 500000 /dev/zero'")
     slow = [there.connect() for _ in range(4)]  # whose helpers stay for a minute
     assert [client.recv(1) for client in slow] == [b"\0"] * 4
-    until(lambda: [pid for pid in doors.now.helpers() if children(pid)], holds=operator.not_)
+    until(lambda: [pid for pid in doors.now.helpers() if doors.children(pid)], holds=operator.not_)
     assert len(connection_units()) == 4
     there.write("User=nobody\nMaxCommands=1\nSizeLimit=10\nArgv=/usr/bin/wc -c")
     over = there.connect()  # whose helper reads on, as long as that comes to something

@@ -145,8 +145,7 @@ def state(pid: int) -> dict[str, object]:
 def workers() -> list[int]:
     """Those that wait for a connection."""
     (server,) = doors.now.servers()
-    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return [int(pid) for pid in children]
+    return doors.children(server)
 
 
 def switches(pid: int) -> int:
