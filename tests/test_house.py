@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import in_machine
 
 import spawnhelper
 
@@ -87,6 +88,7 @@ ROOTS = {
 }
 
 
+@in_machine  # with the libraries that it needs
 def test_a_worker_has_loaded_all_that_it_needs() -> None:
     """In its root there may be nothing to load it from, and after an upgrade another version."""
     code = "import sys, spawnhelper.doors.server; print(*sys.modules)"
