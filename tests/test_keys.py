@@ -462,3 +462,9 @@ def test_a_connection_says_the_same(service: Callable[..., Installed]) -> None:
     message: Any = there.record()["MESSAGE"]
     sentence = "Nice=20 is out of range; write a number from -20 to 19"
     assert f": no command was run: {there.file}:7: {sentence}, client 127.0.0.1:" in message
+
+
+def test_limits_are_those_that_systemd_gives(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat /proc/self/limits")
+    usual = run("systemd-run", "--wait", "--pipe", "-q", "cat", "/proc/self/limits").stdout
+    assert there.talk().decode() == usual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import time
@@ -114,9 +115,11 @@ class Worker:
 
 class Nursery:
     """Where workers come from, and where their control groups end. trouble: a sentence to be said
-    about it. count: of the control groups that were made."""
+    about it. count: of the control groups that were made. descriptors: how many a worker can have,
+    and its commands, by the soft limit that systemd gave."""
 
-    def __init__(self, count: int = 0, used: Iterable[str] = ()) -> None:
+    def __init__(self, descriptors: int, count: int = 0, used: Iterable[str] = ()) -> None:
+        self.descriptors = descriptors
         self.count = count
         self.trouble = ""
         self._base = _own_group()
@@ -134,6 +137,7 @@ class Nursery:
             if pid == 0:
                 os.dup2(theirs.fileno(), CHANNEL, inheritable=False)
                 os.closerange(CHANNEL + 1, 0x7FFFFFFF)
+                _limit_descriptors(self.descriptors)
                 worker.run(plan, socket.socket(fileno=CHANNEL), group)
         except OSError:
             ours.close()
@@ -174,6 +178,19 @@ class Nursery:
             for name in os.listdir(base):
                 if name.startswith(GROUP) and f"{base}/{name}" not in used:
                     self.end(f"{base}/{name}")
+
+
+def raise_descriptors() -> int:
+    """Takes as many descriptors as this process may have, for it has those of all connections; how
+    many it could have before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def _limit_descriptors(soft: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
 
 
 def children() -> list[int]:

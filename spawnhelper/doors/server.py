@@ -119,7 +119,8 @@ class Server:
         self._trial_until = 0
         self._reload = False
         groups = [each["group"] for each in found.get("workers", ())]
-        self.nursery = Nursery(found.get("groups", 0), groups)
+        descriptors = found.get("descriptors", pool.raise_descriptors())
+        self.nursery = Nursery(descriptors, found.get("groups", 0), groups)
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         self._load()
         if before is not None:
@@ -720,6 +721,7 @@ class Server:
             "served": self.served,
             "over_limit": self._over_limit,
             "groups": self.nursery.count,
+            "descriptors": self.nursery.descriptors,
         }
 
     def _resume(self, before: dict[str, Any]) -> None:
