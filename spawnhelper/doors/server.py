@@ -58,6 +58,7 @@ MOST_BEGINNING = 4
 FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
 DEAF_FOR = 1 * NSEC_PER_SEC  # when a connection cannot be accepted
 REFUSED_PAUSE = 10 * NSEC_PER_SEC  # between two records of connections above a limit
+NO_WORKER = "no worker can be made: "
 STOP_TIME = 80 * NSEC_PER_SEC  # before systemd loses patience
 LAST_RECORDS = 5 * NSEC_PER_SEC  # for a journal that takes none, at the end
 # So many at a time.
@@ -452,7 +453,8 @@ class Server:
     def _misborn(self, refusal: Refusal) -> None:
         """No worker can be made now. It is tried again by the clock, for the reason may be gone."""
         if self.unfit is None:
-            self.outbox.say(ERR, f"{self.name}: no worker now: {refusal}; it is tried again")
+            why = str(refusal).removeprefix(NO_WORKER)
+            self.outbox.say(ERR, f"{self.name}: {NO_WORKER}{why}; it is tried again")
         self.unfit = refusal
         self._births_at = time.monotonic_ns() + self._backoff
         self._backoff = min(2 * self._backoff, LONGEST_BACKOFF)
@@ -754,7 +756,7 @@ class Server:
 
 
 def _no_worker(why: str) -> Refusal:
-    return Refusal(RESOURCES, os.EX_OSERR, f"no worker can be made: {why}")
+    return Refusal(RESOURCES, os.EX_OSERR, f"{NO_WORKER}{why}")
 
 
 def _unfit(worker: Worker, status: int) -> Refusal:
