@@ -72,6 +72,13 @@ def says(word: bytes) -> Callable[[Installed], None]:
     return talk
 
 
+def tell(there: Installed, data: bytes) -> None:
+    """A client that is refused, and perhaps gone before it could end its side."""
+    with there.connect() as client:
+        client.sendall(data)
+        read_all(client)
+
+
 def goes_away(there: Installed) -> None:
     with there.connect() as client:
         client.sendall(HEADER + b"floods\n")
@@ -91,7 +98,7 @@ def comes_in_vain(there: Installed) -> None:
     with there.connect() as first:
         first.sendall(HEADER + b"waits\n")
         assert first.makefile().readline() == "banneron\n"
-        there.talk(HEADER)
+        tell(there, HEADER)
 
 
 def checks_health(there: Installed) -> None:
@@ -99,16 +106,16 @@ def checks_health(there: Installed) -> None:
 
 
 def has_no_header(there: Installed) -> None:
-    there.talk(b"none of this is a header\n")
+    tell(there, b"none of this is a header\n")
 
 
 def is_denied(there: Installed) -> None:
-    there.talk(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+    tell(there, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
 
 
 def finds_no_folder(there: Installed) -> None:
     FOLDER.rmdir()
-    there.talk(HEADER)
+    tell(there, HEADER)
     FOLDER.mkdir()
 
 
