@@ -83,6 +83,7 @@ WORKERS = ("conf", "stages")
 ROOTS = {
     "difflib",
     "spawnhelper.conf.listeners",
+    "spawnhelper.conf.standing",
     "spawnhelper.conf.statuses",
     "spawnhelper.stages.reasons",
 }
