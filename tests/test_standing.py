@@ -350,17 +350,15 @@ def test_no_worker_can_be_made(
     for _ in range(3):
         assert there.talk(b"x") == b""
     records = there.records(3)
-    why = rf"{there.file}:\d: User=games: Operation not permitted"
-    assert all(
-        re.search(rf"no command was run: {why}, client", each["MESSAGE"]) for each in records
-    )
+    why = f"{there.file}:6: User=games: Operation not permitted"
+    assert all(f"no command was run: {why}, client" in each["MESSAGE"] for each in records)
     assert [each["SPAWN_RESULT"] for each in records] == ["exec-failed"] * 3
     server = main_pid(unit_of(there))
     assert not is_active(there)
     assert rests(server)
     said = [each["MESSAGE"] for each in journal(f"_PID={server}") if "SPAWN_RESULT" not in each]
     (line,) = said
-    assert re.search(rf"no worker now: {why}; it is tried again$", line)
+    assert line.endswith(f"no worker now: {why}; it is tried again")
 
 
 def test_who_is_above_max_connections_waits_in_order(standing: Callable[..., Installed]) -> None:
@@ -397,12 +395,14 @@ def test_one_source_has_so_many(standing: Callable[..., Installed]) -> None:
         other.sendall(b"z")
         assert other.recv(1) == b"z"
         assert [finish(client) for client in held] == [b""] * 2
+        until(lambda: says(there, "1 busy"))
         assert there.talk(b"again") == b"again"
     found = until(lambda: journal(f"SPAWN_SERVICE={there.name}", "SPAWN_RESULT=connection-limit"))
-    assert [each["SPAWN_REFUSED"] for each in found] == ["1"]
+    assert len(found) == 1  # of those who came at once; of the others not for a while
     run("systemctl", "stop", unit_of(there))
     found = journal(f"SPAWN_SERVICE={there.name}", "SPAWN_RESULT=connection-limit")
-    assert [each["SPAWN_REFUSED"] for each in found] == ["1", "4"]
+    assert sum(int(each["SPAWN_REFUSED"]) for each in found) == 5
+    assert len(found) <= 2
     sentence = found[0]["MESSAGE"].partition(" ")[2]
     assert sentence.endswith("refused above MaxConnectionsPerSource=2")
 
@@ -423,7 +423,7 @@ def test_a_client_that_left_costs_no_worker(standing: Callable[..., Installed]) 
     last.sendall(b"x")
     assert last.recv(1) == b"x"
     assert finish(last) == b""
-    assert len(there.records(2)) == 2
+    assert len(there.records(5)) == 5
 
 
 def privileges(pid: int) -> dict[str, str]:

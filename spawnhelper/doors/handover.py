@@ -124,6 +124,7 @@ def of_held(held: Held) -> dict[str, Any]:
         "remote": held.connection.remote,
         "source": held.source,
         "turn": held.turn,
+        "left": held.left,
         "waits_until": held.waits_until,
         "reported": held.reported,
     }
@@ -143,7 +144,7 @@ def held_of(found: dict[str, Any]) -> Held:
     plan = Plan(settings, Identity(found["user"], -1, -1, [], ""), "")
     held = Held(connection, plan, found["source"])
     held.known = False
-    for name in ("turn", "waits_until", "reported"):
+    for name in ("turn", "left", "waits_until", "reported"):
         setattr(held, name, found[name])
     return held
 

@@ -29,12 +29,14 @@ MOST_LISTED = 1 << 20  # bytes of a list of children
 class Held:
     """One connection that was accepted. source: who counts against MaxConnectionsPerSource=. turn:
     whether it has one; waits_until: when its wait for one is over, None while it does not wait.
-    reported: whether its worker has said what became of it. known: whether all of its plan is
-    known, and not only what a record needs. worker: None until it has one."""
+    left: whether its command has ended. reported: whether its worker has said what became of it.
+    known: whether all of its plan is, and not only what a record needs. worker: None until it has
+    one."""
 
     __slots__ = (
         "connection",
         "known",
+        "left",
         "plan",
         "reported",
         "source",
@@ -49,6 +51,7 @@ class Held:
         self.source = source
         self.known = True
         self.turn = False
+        self.left = False
         self.waits_until: int | None = None
         self.reported = False
         self.worker: Worker | None = None
@@ -57,14 +60,17 @@ class Held:
 class Worker:
     """One of them, as the server has it. channel: to it. group: its control group, None where there
     can be none. plan: None where the server was another program when it was born. held: its
-    connection. ready: whether it has ever been. untaken: whether it has ended with its connection
-    not even taken. fault: why it was ended, "" where it was not. late: whether that was its time.
-    deadline: when it must have done what it does; idle_since: both CLOCK_MONOTONIC in nanoseconds.
+    connection. ready: whether it has ever been. retired: whether it is to take no more. untaken:
+    whether it has ended with its connection not even taken. ended: whether its number may be
+    another process's by now. fault: why it was ended, "" where it was not. late: whether that was
+    its time. deadline: when it must have done what it does; idle_since: both CLOCK_MONOTONIC in
+    nanoseconds.
     """
 
     __slots__ = (
         "channel",
         "deadline",
+        "ended",
         "fault",
         "group",
         "held",
@@ -88,6 +94,7 @@ class Worker:
         self.ready = False
         self.retired = False
         self.untaken = False
+        self.ended = False
         self.late = False
         self.fault = ""
         self.idle_since = time.monotonic_ns()
@@ -100,8 +107,9 @@ class Worker:
         self.deadline = time.monotonic_ns() + END_TIME  # then once more
         if self.group is not None:
             _kill_group(self.group)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if not self.ended:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def retire(self) -> None:
         """Has it end once it has nothing to do."""
