@@ -133,7 +133,7 @@ OUTCOMES: dict[str, Callable[[Installed], None]] = {
     "denied": is_denied,
     "exec-failed": finds_no_folder,
 }
-KEPT = r"^(?:Sig\w+|Shd\w+|Umask|Threads|Uid|Gid|Groups|Cap\w+|NoNewPrivs):.*$"
+KEPT = r"^(?:SigBlk|SigIgn|SigCgt|Umask|Threads|Uid|Gid|Groups|Cap\w+|NoNewPrivs):.*$"
 
 
 def state(pid: int) -> dict[str, object]:
