@@ -271,7 +271,8 @@ class Crew:
             self.give_turns()
             worker.deadline = time.monotonic_ns() + LONGEST_DELIVERY + GRACE
         elif kind in (wire.ENDED, wire.REFUSED):
-            ended = wire.reported(message, held.connection)
+            proxied = held.plan.service.proxied
+            ended = wire.reported(message, held.connection, proxied=proxied)
             held.reported = True
             worker.deadline = time.monotonic_ns() + SEEING_OFF
             self.turnstile.leave(held)

@@ -104,8 +104,9 @@ def report(connection: Connection, ended: Ended | Refusal) -> bytes:
     return kind + numbers + b"".join(map(_text, texts))
 
 
-def reported(message: bytes, connection: Connection) -> Ended | Refusal:
-    """What a worker has reported, with what it says of the connection noted there.
+def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended | Refusal:
+    """What a worker has reported, with what it says of the connection noted there. proxied: whether
+    it can know better than the kernel who the client is.
 
     Raises Garbled.
     """
@@ -125,7 +126,9 @@ def reported(message: bytes, connection: Connection) -> Ended | Refusal:
         None if port == ABSENT else (host, port)
         for host, port in zip(texts[:3], (remote, local, proxy), strict=True)
     ]
-    if proxy != ABSENT:  # else what the kernel says
+    if proxy != ABSENT and not proxied:
+        raise Garbled
+    if proxy != ABSENT:
         connection.remote, connection.local, connection.proxy = ends
     if message[:1] == REFUSED:
         if word not in outcome.NEVER_RAN:
