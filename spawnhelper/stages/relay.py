@@ -7,6 +7,7 @@ to the client's. splice(2) moves pages without a copy, and without memory of thi
 from __future__ import annotations
 
 import select
+import sys
 import time
 
 TYPE_CHECKING = False
@@ -22,8 +23,10 @@ else:
 
 NSEC_PER_MSEC = 1_000_000
 CHUNK = 1 << 20  # what a pipe holds at most (pipe(7), pipe-max-size)
+USUAL = 1 << 16  # what a pipe holds if nobody has widened it
 AT_ONCE = 4096  # PIPE_BUF: what a pipe takes once there is room at all
 MOST_DISCARDED = 16 << 20
+IN_A_ROW = 16  # moves before anything else is looked at
 # The command has the other ends of the pipes, and can make them ready and not ready again. So a
 # direction that has had nothing to move so often in a row rests before it looks again.
 FRUITLESS = 10
@@ -110,7 +113,7 @@ class Relay:
         self._process = process
         self._wide: set[int] = set()
         client = connection.socket.fileno()
-        os.set_blocking(client, False)  # splice(2) looks there, whatever its flags are
+        _hardly_block(connection.socket)
         for pipe in (process.input, process.output):
             os.set_blocking(pipe, False)
         # Urgent bytes are bytes.
@@ -144,10 +147,14 @@ class Relay:
 
     def send(self) -> None:
         """Hands on what the command has put out, as far as the client takes it."""
-        if not self.output.move():
-            self.end_output()
-        elif self.output.awaited == self.output.target:
-            self._widen(self.output.source)
+        for _ in range(IN_A_ROW):
+            before = self.output.moved
+            if not self.output.move():
+                self.end_output()
+            elif self.output.moved - before >= USUAL:
+                self._widen(self.output.source)
+            if self.output.moved == before:
+                return
 
     def end_output(self) -> None:
         """Ends the answer: the client sees its end, and what is left of it is lost."""
@@ -206,6 +213,17 @@ class Relay:
         self._discarded += len(more)
         if not more or self._discarded > MOST_DISCARDED:
             self.input.awaited = None
+
+
+def _hardly_block(client: socket.socket) -> None:
+    """Has splice(2) wait for the client's side for a moment at most, whatever its flags are. With
+    O_NONBLOCK it takes one piece at a time, and a stream a third longer."""
+    for size in (8, 4):  # of the two fields of struct timeval, which depends on the architecture
+        soon = (0).to_bytes(size, sys.byteorder) + (1_000).to_bytes(size, sys.byteorder)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            client.setsockopt(socket.SOL_SOCKET, option, soon)
+        if any(client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 2 * size)):
+            return
 
 
 def _emptied(pipe: int) -> int:
