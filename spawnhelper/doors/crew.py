@@ -384,7 +384,7 @@ class Crew:
         its control group did not end them. others: children that are no workers."""
         known = {worker.pid for worker in self.workers.values()} | others
         try:
-            left = [pid for pid in pool.children() if pid not in known]
+            left = [pid for pid in supervise.children() if pid not in known]
         except OSError:
             left = []
         for pid in left[:MOST_KILLED]:

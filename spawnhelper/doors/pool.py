@@ -23,7 +23,6 @@ BIRTH_TIME = 30 * NSEC_PER_SEC
 # For what a worker does once it has nothing to do any more.
 END_TIME = 10 * NSEC_PER_SEC
 HELD_BACK = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
-MOST_LISTED = 1 << 20  # bytes of a list of children
 
 
 class Held:
@@ -199,19 +198,6 @@ def raise_descriptors() -> int:
 def _limit_descriptors(soft: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard), hard))
-
-
-def children() -> list[int]:
-    """The processes that this one is the parent of (proc_pid_task(5)), as far as the list is short
-    enough to be read. Raises OSError."""
-    descriptor = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = b""
-        while len(text) < MOST_LISTED and (part := os.read(descriptor, 65536)):
-            text += part
-    finally:
-        os.close(descriptor)
-    return [int(pid) for pid in text.rpartition(b" ")[0].split()]
 
 
 def _own_group() -> str | None:

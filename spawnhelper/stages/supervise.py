@@ -159,7 +159,7 @@ class Supervision:
             left = deadline - time.monotonic_ns()
             if self.childless or left <= 0:
                 return
-            for pid in _children():  # also while there are more to be reaped: some make others
+            for pid in children():  # also while there are more to be reaped: some make others
                 if _kill(pid, signal.SIGKILL):
                     self._signalled.add(pid)
             if not more:
@@ -279,9 +279,9 @@ def _result(status: int, service: Service) -> str:
     return outcome.CORE_DUMP if os.WCOREDUMP(status) else outcome.SIGNAL
 
 
-def _children() -> list[int]:
+def children() -> list[int]:
     """The processes that this one is the parent of (proc_pid_task(5)), as far as the list is short
-    enough to be read; who is further back comes next."""
+    enough to be read; who is further back comes next. Raises OSError."""
     descriptor = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = b""
