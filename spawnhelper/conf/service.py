@@ -131,10 +131,6 @@ def load(file: str) -> Service:
             service.per_source = _number(each.value, 1 if each.value else 0)
     service.standing = is_standing(assignments)
     problems += further + _unit_problems(file, assignments)
-    if service.standing:
-        from spawnhelper.conf import standing  # who has no server has no use for it
-
-        problems += standing.contradictions(service)
     if problems:
         # What is missing comes last: it may be what a line was meant for.
         order = {each.file: at for at, each in reversed(list(enumerate(assignments)))}

@@ -1,5 +1,5 @@
 """What holds where a service has a server for all its connections (Accept=no): what [Service] can
-have, and what [Socket] and [Spawn] cannot have then.
+have, and what [Socket] cannot have then.
 
 No sentence shows a value of [Service]: what is there can be a piece of a secret.
 """
@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from spawnhelper.conf.service import Service
     from spawnhelper.conf.syntax import Assignment
 
 # LimitNOFILE= of spawn-server@.service is enough for so many.
@@ -183,19 +182,6 @@ def problems(assignments: list[Assignment], *, standing: bool) -> list[Problem]:
         "[Socket], or remove the section"
     )
     return [Problem(section[0].file, section[0].line, sentence)]
-
-
-def contradictions(service: Service) -> list[Problem]:
-    """What [Spawn] asks for and a worker cannot do, which has become all that it can before it has
-    a client."""
-    if service.standard_error == "journal" and service.root_directory is not None:
-        sentence = (
-            "StandardError=journal does not go with RootDirectory= and Accept=no, for the journal "
-            "cannot be reached from inside that root; write StandardError=null, or Accept=yes in "
-            "[Socket]"
-        )
-        return [service.problem("StandardError", sentence)]
-    return []
 
 
 def _of_service(section: list[Assignment]) -> Iterable[Problem]:
