@@ -254,6 +254,20 @@ def test_a_command_signals_all_it_may(number: str, standing: Callable[..., Insta
     until(lambda: at_rest(there, server))
 
 
+def test_a_command_kills_workers_that_are_just_made(standing: Callable[..., Installed]) -> None:
+    """Which is no reason to refuse a client that comes later."""
+    script = 'read -r word; if [ "$word" = now ]; then kill -9 -1; fi; cat'
+    there = standing(f"User=games\nArgv=/bin/sh -c '{script}'\n")
+    for _ in range(20):
+        clients = [there.connect() for _ in range(4)]  # for whom there have to be workers
+        clients[0].sendall(b"now\n")
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+            read_all(client)
+            client.close()
+        assert there.talk(b"then\nserved") == b"served"
+
+
 LIMITING = """
 import os, resource, sys
 word = sys.stdin.readline()

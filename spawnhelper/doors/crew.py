@@ -31,6 +31,7 @@ IDLE_FOR = 100 * NSEC_PER_SEC  # as Postfix's workers (master(5), max_idle)
 SPARE = 1
 MOST_BEGINNING = 4
 FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
+MOST_KILLED_YOUNG = 8  # in a row, before it counts as a reason why there can be none
 STOP_TIME = 80 * NSEC_PER_SEC  # before systemd loses patience
 # So many at a time.
 MOST_SAID = 16
@@ -89,6 +90,7 @@ class Crew:
         self._said = ""  # why there could be none, the last time
         self._births_at = 0
         self._backoff = FIRST_BACKOFF
+        self._killed_young = 0
 
     @property
     def busy(self) -> int:
@@ -293,6 +295,7 @@ class Crew:
         if first:
             self.unfit, self._said = None, ""
             self._births_at, self._backoff = 0, FIRST_BACKOFF
+            self._killed_young = 0
             self.able = True
             self.clock.look_by(0)
         worker.idle_since = time.monotonic_ns()
@@ -357,7 +360,11 @@ class Crew:
         self.board.note(worker.pid, GONE)
         if worker in self.beginning:
             self.beginning.remove(worker)
-            self._misborn(_unfit(worker, status))
+            # A command can kill whoever has just become its user: that says nothing of the next.
+            if os.WIFSIGNALED(status) and self._killed_young < MOST_KILLED_YOUNG:
+                self._killed_young += 1
+            else:
+                self._misborn(_unfit(worker, status))
 
     def _once_more(self, held: Held) -> None:
         """Has another worker serve a connection that its first one has not even taken."""
