@@ -222,7 +222,8 @@ class Installed:
         """What one connection answers to the data and its end."""
         with self.connect() as client:
             client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it is over already
+                client.shutdown(socket.SHUT_WR)
             return read_all(client)
 
     def records(self, count: int) -> list[dict[str, Any]]:

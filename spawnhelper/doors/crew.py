@@ -184,7 +184,9 @@ class Crew:
         while self.idle:
             worker = self.idle.pop()
             try:
-                task = wire.Task(held.connection.socket.fileno(), held.connection.remote)
+                connection = held.connection
+                client = connection.socket.fileno()
+                task = wire.Task(client, connection.family, connection.remote)
                 wire.hand_over(worker.channel, task)
             except OSError:  # it is just dying
                 worker.kill("it did not take a connection")
@@ -280,6 +282,8 @@ class Crew:
             self.turnstile.leave(held)
             self.give_turns()
             self.registrar.reported(held, ended)
+            if (then := wire.next_of(message)) != wire.STAYS:
+                self._obey(worker, then)
         else:
             raise wire.Garbled
 

@@ -24,7 +24,7 @@ from spawnhelper.stages.plan import Plan
 
 # To be counted up with each change of what is written here, or of what workers say (wire.py): the
 # workers of before go on to the end of their connections.
-FORMAT = 1
+FORMAT = 2
 TRY, RESUME = "--try", "--resume"
 INTERPRETER = ("-I", "-S", "-X", "utf8")
 TRIAL_TIME = 60 * pool.NSEC_PER_SEC

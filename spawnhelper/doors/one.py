@@ -47,8 +47,12 @@ class One:
 
         self._place = turns.wait(settings, connection, self.signals)
 
-    def leave(self) -> None:
+    def leave_early(self) -> None:
         """Gives the turn to the next, if there was one."""
+        self.leave()
+
+    def leave(self) -> None:
+        """The same."""
         if self._place is not None:
             self._place.leave()
             self._place = None

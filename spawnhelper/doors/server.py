@@ -202,7 +202,7 @@ class Server:
                     return None
                 continue
             self._deaf_until = 0
-            client = socket.socket(fileno=accepted)
+            client = socket.socket(listener.family, socket.SOCK_STREAM, 0, accepted)
             if (size := self.send_buffers[listener.fileno()]) is not None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
             connection = Connection(client, self.name)

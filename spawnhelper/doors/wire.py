@@ -21,9 +21,12 @@ from spawnhelper.stages.serve import Ended
 # for long enough.
 CONNECTION, TURN, NO_TURN = b"C", b"T", b"N"
 # From a worker: it can take a connection; it has to be replaced; it cannot become what it is to be;
-# its connection waits for its turn; the command has ended; what became of one that ran, and of one
-# that did not.
+# its connection waits for its turn; the command has ended, and the client takes its time; what
+# became of a command that ran, and of a connection that got none.
 READY, SPENT, UNFIT, WAITS, LEAVES, ENDED, REFUSED = b"R", b"S", b"U", b"W", b"L", b"E", b"F"
+# The last two have what the worker does next: it goes on with the connection, or one of the first
+# two. Each message wakes the server, so there is to be one where one is enough.
+STAYS = b"-"
 RESULTS = (*outcome.ENDED, *outcome.NEVER_RAN)
 MEASURES = ("duration", "cpu", "peak", "killed", "undelivered", "pid", "came", "out")
 LARGEST = (1 << 63) - 1
@@ -36,7 +39,7 @@ LENGTH = struct.Struct("!H")
 TEXTS, TEXTS_OF_PROBLEM, MOST_PROBLEMS = 4, 3, 4
 LONGEST_TEXT = 4096
 MOST_TEXTS = TEXTS + MOST_PROBLEMS * TEXTS_OF_PROBLEM
-LONGEST = 1 + NUMBERS.size + MOST_TEXTS * (LENGTH.size + LONGEST_TEXT)
+LONGEST = 2 + NUMBERS.size + MOST_TEXTS * (LENGTH.size + LONGEST_TEXT)
 LONGEST_TASK = 256  # an address, its interface and a port
 MOST_DIGITS = 9
 
@@ -46,42 +49,40 @@ class Garbled(Exception):
 
 
 class Task(NamedTuple):
-    """A connection for a worker. remote: who it is from, which the socket itself does not tell any
-    more where it is reset already; None for AF_UNIX."""
+    """A connection for a worker. family: of its socket. remote: who it is from, which the socket
+    itself does not tell any more where it is reset already; None for AF_UNIX."""
 
     descriptor: int
+    family: int
     remote: tuple[str, int] | None
 
 
 def hand_over(channel: socket.socket, task: Task) -> None:
     """Gives a connection to a worker. Raises OSError where that is gone."""
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", task.descriptor))
-    remote = b"" if task.remote is None else "{} {}".format(*task.remote).encode()
-    channel.sendmsg([CONNECTION + remote], [rights])
+    remote = "" if task.remote is None else "{} {}".format(*task.remote)
+    channel.sendmsg([CONNECTION + f"{task.family} {remote}".encode()], [rights])
 
 
-def late(channel: socket.socket) -> bool:
-    """Whether what has come is an answer that nobody waits for any more, the client having gone
-    away; then it is read."""
-    answers = TURN, NO_TURN
-    return channel.recv(2, socket.MSG_PEEK) in answers and channel.recv(2) in answers
-
-
-def take_over(channel: socket.socket) -> Task | None:
-    """The next connection, None where there will be none. Blocks."""
+def take_over(channel: socket.socket) -> Task | bytes:
+    """What the server says: the next connection, TURN or NO_TURN; b"" where there will be none.
+    Blocks."""
     size = struct.calcsize("i")
     message, rights, flags, _ = channel.recvmsg(
         LONGEST_TASK, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
     )
+    if message in (TURN, NO_TURN):
+        return message
     if message[:1] != CONNECTION or flags & socket.MSG_CTRUNC or len(rights) != 1:
-        return None
+        return b""
     (descriptor,) = struct.unpack("i", rights[0][2])
-    host, _, port = message[1:].decode().rpartition(" ")
-    return Task(int(descriptor), (host, int(port)) if host else None)
+    family, _, remote = message[1:].decode().partition(" ")
+    host, _, port = remote.rpartition(" ")
+    return Task(int(descriptor), int(family), (host, int(port)) if host else None)
 
 
-def report(connection: Connection, ended: Ended | Refusal) -> bytes:
-    """A worker's word for what became of a connection."""
+def report(connection: Connection, ended: Ended | Refusal, then: bytes) -> bytes:
+    """A worker's word for what became of a connection. then: STAYS, READY or SPENT."""
     waited = ABSENT if connection.waited is None else connection.waited
     ends = (connection.remote, connection.local, connection.proxy)
     ports = [ABSENT if end is None else end[1] for end in ends]
@@ -101,7 +102,7 @@ def report(connection: Connection, ended: Ended | Refusal) -> bytes:
         texts = [*hosts, ""]
     result = RESULTS.index(ended.result)
     numbers = NUMBERS.pack(result, status, *flags, *measures, waited, *ports)
-    return kind + numbers + b"".join(map(_text, texts))
+    return kind + then + numbers + b"".join(map(_text, texts))
 
 
 def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended | Refusal:
@@ -111,13 +112,15 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
     Raises Garbled.
     """
     try:
-        numbers = NUMBERS.unpack_from(message, 1)
-        texts = list(_texts(message[1 + NUMBERS.size :]))
+        numbers = NUMBERS.unpack_from(message, 2)
+        texts = list(_texts(message[2 + NUMBERS.size :]))
         result, status, childless, sending = numbers[:4]
         word = RESULTS[result]
     except (struct.error, IndexError) as error:
         raise Garbled from error
     problems = _problems(texts[TEXTS:])
+    if next_of(message) not in (STAYS, READY, SPENT):
+        raise Garbled
     if len(texts) < TEXTS or min(numbers) < ABSENT or result < 0 or status > 0xFFFF:
         raise Garbled
     *measures, waited, remote, local, proxy = numbers[4:]
@@ -145,6 +148,11 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
     if None in (ended.duration, ended.cpu, ended.peak, ended.killed, ended.undelivered, ended.pid):
         raise Garbled
     return ended
+
+
+def next_of(message: bytes) -> bytes:
+    """What a worker that has reported does next."""
+    return message[1:2]
 
 
 def _problems(texts: Sequence[str]) -> tuple[Problem, ...]:

@@ -38,6 +38,7 @@ from spawnhelper.stages import (
     traffic,
 )
 from spawnhelper.stages.plan import Plan
+from spawnhelper.stages.serve import Ended
 from spawnhelper.stages.wait import until_any
 
 # Postfix has the same (master(5), max_use): whatever adds up does so only so far.
@@ -57,7 +58,8 @@ class Worker:
         self.plan = plan
         self.taken = taken
         self.channel = channel
-        self._turn = False
+        self._uses = 0
+        self._condition = _condition()
         # What a limit or a stream of its own takes, posix_spawn(3) cannot.
         self._forks = bool(taken.limits) or plan.service.standard_error == "journal"
 
@@ -67,7 +69,6 @@ class Worker:
     def enter(self, service: Service, connection: Connection) -> None:
         """Waits until the server says that it is this connection's turn, or raises Refusal."""
         begun = time.monotonic_ns()
-        self._turn = True
         self.channel.send(wire.WAITS)
         client = connection.socket.fileno()
         awaited = [(client, 0), (self.channel.fileno(), select.POLLIN)]
@@ -79,26 +80,28 @@ class Worker:
         cause = "QueueLimit= was over" if answer == wire.NO_TURN else "the client went away"
         raise turns.refusal(service, cause)
 
-    def leave(self) -> None:
+    def leave_early(self) -> None:
         """Tells the server that the command has ended, and its turn with it."""
-        if self._turn:
-            self._turn = False
-            self.channel.send(wire.LEAVES)
+        self.channel.send(wire.LEAVES)
+
+    def leave(self) -> None:
+        """Nothing: the report says so."""
 
     def start(self, service: Service, connection: Connection) -> command.Process:
         """Starts the command, as what this process is. Raises Refusal."""
-        self._turn = True
         plan = self.plan
         if self._forks:
             return command.start(service, plan.who, connection, plan.program, self.taken)
         return command.spawn(service, plan.who, connection, plan.program, self.taken)
 
-    def serve(self, task: wire.Task) -> serve.Ended | Refusal:
-        """Serves one connection, and reports what became of it."""
-        with socket.socket(fileno=task.descriptor) as client:
+    def serve(self, task: wire.Task) -> None:
+        """Serves one connection, and reports what became of it, and what this worker does next."""
+        self._uses += 1
+        client = socket.socket(task.family, socket.SOCK_STREAM, 0, task.descriptor)
+        with client:
             connection = Connection(client, self.plan.service.name)
             connection.remote = connection.remote or task.remote
-            ended: serve.Ended | Refusal
+            ended: Ended | Refusal
             try:
                 ended = serve.serve(self.plan.service, connection, self)
             except Refusal as refusal:
@@ -108,9 +111,18 @@ class Worker:
                 sys.excepthook(*sys.exc_info())
                 ended = Refusal(RESOURCES, os.EX_SOFTWARE, f"{type(error).__name__}: {error}")
                 connection.end()
-            self.channel.send(wire.report(connection, ended))
+            stays = serve.sees_off(ended)
+            if stays:
+                self.channel.send(wire.report(connection, ended, wire.STAYS))
             serve.see_off(connection, ended, self.signals)
-        return ended
+        then = wire.READY if self._is_as_before(ended) else wire.SPENT
+        self.channel.send(then if stays else wire.report(connection, ended, then))
+
+    def _is_as_before(self, ended: Ended | Refusal) -> bool:
+        """Whether this can serve one more."""
+        left = not isinstance(ended, Refusal) and not ended.childless
+        used_up = left or self.signals.stopped or self._uses == MOST_USES
+        return not used_up and _condition() == self._condition
 
 
 def run(plan: Plan, channel: socket.socket, group: str | None) -> NoReturn:
@@ -162,25 +174,21 @@ def _born(plan: Plan, channel: socket.socket, group: str | None) -> Worker | Non
 
 def _work(worker: Worker, channel: socket.socket) -> None:
     """One connection after the other."""
-    before = _condition()
-    for _ in range(MOST_USES):
-        channel.send(wire.READY)
-        task = _task(worker, channel)
-        if task is None:
-            return
-        ended = worker.serve(task)
-        left = not isinstance(ended, Refusal) and not ended.childless
-        if left or worker.signals.stopped or _condition() != before:
-            break
-    channel.send(wire.SPENT)
+    channel.send(wire.READY)
+    while (task := _task(worker, channel)) is not None:
+        worker.serve(task)
 
 
 def _task(worker: Worker, channel: socket.socket) -> wire.Task | None:
     """The next connection; None where there will be none, or a stop has come."""
     with contextlib.suppress(Refusal):
         while until_any([(channel.fileno(), select.POLLIN)], None, "work", worker.signals):
-            if not wire.late(channel):
-                return wire.take_over(channel)
+            said = wire.take_over(channel)
+            if isinstance(said, wire.Task):
+                return said
+            if not said:
+                return None
+            # Else it is about a turn that nobody waits for any more, the client having gone away.
     return None
 
 

@@ -15,6 +15,8 @@ from spawnhelper.stages.wait import NSEC_PER_MSEC, milliseconds_until, until_rea
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from spawnhelper.doors.inherited import Connection
     from spawnhelper.signals import Signals
     from spawnhelper.stages.relay import Relay
@@ -61,7 +63,7 @@ class Delivery:
     """The delivery of one answer, once nothing of the command is left.
 
     read: bytes of the client that were thrown away. patience: nanoseconds without progress after
-    which the client counts as gone.
+    which the client counts as gone. waits: is called once, before it waits for the client at all.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Delivery:
         relay: Relay | None,
         meter: Meter,
         supervision: Supervision,
+        waits: Callable[[], None],
     ) -> None:
         self.read = 0
+        self._waits = waits
         self.patience = STALLED
         idle_limit = supervision.service.idle_limit
         if idle_limit is not None:
@@ -84,6 +88,7 @@ class Delivery:
         self._client = connection.socket.fileno()
         self._signals = supervision.signals
         self._open = True  # the client may send more
+        self._waiting = False
 
     def deliver(self) -> int:
         """Hands on what is left of the answer, ends it, and waits until it has arrived: how many
@@ -109,6 +114,9 @@ class Delivery:
             if late and self._relay is not None:
                 self._relay.end_output()  # what is in the pipe nobody will take any more
                 continue
+            if not self._waiting:
+                self._waiting = True
+                self._waits()
             self._connection.take_back()
             self._pause(now + pause)
             pause = min(2 * pause, LONGEST_PAUSE)

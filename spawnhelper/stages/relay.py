@@ -148,12 +148,13 @@ class Relay:
     def send(self) -> None:
         """Hands on what the command has put out, as far as the client takes it."""
         for _ in range(IN_A_ROW):
-            before = self.output.moved
-            if not self.output.move():
+            pump = self.output
+            before = pump.moved
+            if not pump.move():
                 self.end_output()
-            elif self.output.moved - before >= USUAL:
-                self._widen(self.output.source)
-            if self.output.moved == before:
+            elif pump.moved - before >= USUAL or pump.awaited == pump.target:
+                self._widen(pump.source)
+            if pump.moved == before:
                 return
 
     def end_output(self) -> None:
@@ -183,8 +184,8 @@ class Relay:
             self._widen(pump.target)
 
     def _widen(self, pipe: int) -> None:
-        """Gives a pipe that was full more room, once: a wider one takes fewer turns, for a lot to
-        come."""
+        """Gives a pipe more room, once, that was full or that nobody takes from: a wider one takes
+        fewer turns, for a lot to come, and has a command end that a slow client would hold up."""
         if pipe not in self._wide:
             self._wide.add(pipe)
             self._process.widen(pipe)

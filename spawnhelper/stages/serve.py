@@ -31,8 +31,12 @@ if TYPE_CHECKING:
         def enter(self, service: Service, connection: Connection) -> None:
             """Returns when it is the connection's turn (MaxCommands=), or raises Refusal."""
 
+        def leave_early(self) -> None:
+            """Gives the turn to the next, if there was one: the command has ended, and the client
+            may take its time."""
+
         def leave(self) -> None:
-            """Gives the turn to the next, if there was one."""
+            """The same at the end, where it has not been done."""
 
         def start(self, service: Service, connection: Connection) -> Process:
             """Starts the command, or raises Refusal."""
@@ -122,8 +126,7 @@ def _follow(process: Process, service: Service, connection: Connection, door: Do
         if relay is None:
             connection.end()
         supervision.sweep()
-    door.leave()  # a turn ends with its command
-    delivery = Delivery(connection, relay, meter, supervision)
+    delivery = Delivery(connection, relay, meter, supervision, door.leave_early)
     ended = Ended()
     ended.undelivered = delivery.deliver()
     ended.sending = delivery.sending
@@ -148,14 +151,18 @@ def turn_away(connection: Connection, refusal: Refusal, signals: Signals) -> Non
     connection.end()
 
 
+def sees_off(ended: Ended | Refusal) -> bool:
+    """Whether see_off() waits for the client."""
+    return bool(ended.answer) if isinstance(ended, Refusal) else ended.sending
+
+
 def see_off(connection: Connection, ended: Ended | Refusal, signals: Signals) -> None:
     """Lets a client that is still sending come to its end, for a bounded time, before the
     connection is closed."""
-    from spawnhelper.stages import delivery
+    if sees_off(ended):
+        from spawnhelper.stages import delivery
 
-    if isinstance(ended, Refusal):
-        if ended.answer:
-            delivery.linger(connection, delivery.AFTER_REFUSAL, signals)
-    elif ended.sending:
-        delivery.linger(connection, delivery.AFTER_ANSWER, signals)
+        refused = isinstance(ended, Refusal)
+        bound = delivery.AFTER_REFUSAL if refused else delivery.AFTER_ANSWER
+        delivery.linger(connection, bound, signals)
     connection.close_quietly()

@@ -39,16 +39,14 @@ def until_any(
     for descriptor, event in awaited:
         poll.register(descriptor, event)
     poll.register(signals.descriptor, select.POLLIN)
-    while True:
+    while not signals.stopped:
         timeout = LONGEST_PAUSE if deadline is None else milliseconds_until(deadline)
         ready = [descriptor for descriptor, _ in poll.poll(timeout)]
         if signals.descriptor in ready:
-            ready.remove(signals.descriptor)
             signals.hear()
-        if signals.stopped:
-            raise Refusal(STOPPED, os.EX_OK, f"stopped while waiting for {what}")
-        if ready or not timeout:
+        elif ready or not timeout:
             return ready
+    raise Refusal(STOPPED, os.EX_OK, f"stopped while waiting for {what}")
 
 
 def milliseconds_until(deadline: int) -> int:
