@@ -37,13 +37,13 @@ class Place(NamedTuple):
 
 class Seen(NamedTuple):
     """A board as it was read. alive: when the server last said that it is, and due: by when it was
-    to say so again, as above. accepted and refused count connections since the socket listens;
-    refused are those above MaxConnectionsPerSource=."""
+    to say so again, as above. accepted and dropped count connections since the socket listens;
+    dropped are those above MaxConnectionsPerSource=."""
 
     alive: int
     due: int
     accepted: int
-    refused: int
+    dropped: int
     places: list[Place]
 
     def those(self, state: str) -> list[Place]:
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
 
 class Board:
-    """The board as its server has it. refused, turned_away: how many connections it has closed for
+    """The board as its server has it. dropped, turned_away: how many connections it has closed for
     MaxConnectionsPerSource=, and refused without a worker. It counts on from what an earlier server
     of the same socket has left. A server without a board says so once, and serves all the same.
 
@@ -60,7 +60,7 @@ class Board:
     """
 
     def __init__(self, name: str, kept: Collection[int] = ()) -> None:
-        self.refused = self.turned_away = 0
+        self.dropped = self.turned_away = 0
         self._counts: list[int] = []
         self._taken: dict[int, int] = {}
         self._free: list[int] = []
@@ -80,7 +80,7 @@ class Board:
     def beat(self, due: int) -> None:
         """Says that the server is alive. due: by when it does again, CLOCK_MONOTONIC in
         nanoseconds."""
-        self._write(0, f"{_now()} {due // NSEC_PER_USEC} {self.turned_away} {self.refused}")
+        self._write(0, f"{_now()} {due // NSEC_PER_USEC} {self.turned_away} {self.dropped}")
 
     def note(self, pid: int, state: str, client: str = "") -> None:
         """What a worker does from now on. One that is busy has one connection more."""
@@ -93,7 +93,7 @@ class Board:
             self._free.append(self._taken.pop(pid))
 
     def _go_on(self, before: Seen, kept: Collection[int]) -> None:
-        self.refused, self.turned_away = before.refused, before.accepted
+        self.dropped, self.turned_away = before.dropped, before.accepted
         for each in before.places:
             if each.pid in kept and each.state != GONE:
                 place = self._taken[each.pid] = self._added()
@@ -141,11 +141,11 @@ def read(name: str) -> Seen | None:
         else:
             return None
     try:
-        alive, due, turned_away, refused = map(int, str(lines[0]).split())
+        alive, due, turned_away, dropped = map(int, str(lines[0]).split())
         places = [_place(str(line)) for line in lines[1:]]
     except ValueError:
         return None
-    return Seen(alive, due, turned_away + sum(place.had for place in places), refused, places)
+    return Seen(alive, due, turned_away + sum(place.had for place in places), dropped, places)
 
 
 def _sound(octets: bytes) -> str | None:

@@ -34,20 +34,21 @@ ENDED = (
     STOPPED,
 )
 # ... or never ran.
-REFUSED = "refused"
+DENIED = "denied"
 QUEUE_LIMIT = "queue-limit"
 HEALTH_CHECK = "health-check"
 CONFIG = "config"
 EXEC_FAILED = "exec-failed"
 RESOURCES = "resources"
-NEVER_RAN = (REFUSED, QUEUE_LIMIT, HEALTH_CHECK, CONFIG, EXEC_FAILED, RESOURCES, STOPPED)
-# No connection: a listener that had failed is back, or cannot be; or systemd refused connections.
+NEVER_RAN = (DENIED, QUEUE_LIMIT, HEALTH_CHECK, CONFIG, EXEC_FAILED, RESOURCES, STOPPED)
+# No connection: a listener that had failed is back, or cannot be; or systemd dropped connections.
 LISTENING_AGAIN = "listening-again"
 CANNOT_LISTEN = "cannot-listen"
 CONNECTION_LIMIT = "connection-limit"
 LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN, CONNECTION_LIMIT)
-# Nothing to look after.
+# Nothing to look after: a client that a rule denies is as it should be.
 HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
+NO_FAILURE = (*HARMLESS, DENIED)
 
 LONGEST_PIECE = 80  # of a file, in a sentence
 # How the keys end whose values no sentence has: settings.py marks them as secret. A backslash too
@@ -91,7 +92,8 @@ class Refusal(Exception):
 
     result: a word of SPAWN_RESULT=. status: the helper's exit status, from sysexits.h.
     problems: what is wrong in which file; empty where no file is to blame. answer: what the client
-    is told; nothing, but for a banner.
+    is told; nothing, but for a banner. services: whose the connection can be, where nobody can tell
+    which it is.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Refusal(Exception):
         self.sentence = sentence
         self.problems = problems
         self.answer = answer
+        self.services: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if not self.problems:

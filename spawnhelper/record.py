@@ -40,7 +40,7 @@ MESSAGE_IDS = {
     outcome.TIME_LIMIT: "1f6e1160c0f149c6bc2f1da7d654dff1",
     outcome.IDLE_LIMIT: "12dac95bcf73449cafaa19f800fda2cd",
     outcome.SIZE_LIMIT: "d3e9365e992440b29304bb1215ad2ce5",
-    outcome.REFUSED: "9a08dd40f5fc44b68a970c1f9b6c045e",
+    outcome.DENIED: "9a08dd40f5fc44b68a970c1f9b6c045e",
     outcome.QUEUE_LIMIT: "3b9101072f0a4911964aa68b88ff4ad6",
     outcome.HEALTH_CHECK: "4dff3ed01f404c999bce221520be0124",
     outcome.STOPPED: "4f36f34725fd4506a74d6421464bd408",
@@ -77,7 +77,7 @@ def of_end(
         *_head(sentence, priority, ended.result, service),
         *exit_fields,
         *_whence(unit, connection),
-        f"SPAWN_SERVICE={service.name}",
+        *_of_service(unit, service.name),
         f"SPAWN_COMMAND={command}",
         f"SPAWN_USER={user}",
         f"SPAWN_PID={ended.pid}",
@@ -103,12 +103,13 @@ def of_refusal(
     service: Service | None,
     refusal: Refusal,
 ) -> list[str]:
-    """The fields for a command that did not run. service_name is empty where nobody knows it,
-    service None where it could not be read."""
+    """The fields for a command that did not run. service_name is empty where nobody knows it: then
+    the refusal may have several. service: None where it could not be read."""
+    names = (service_name,) if service_name else refusal.services
     client = f", client {client_of(connection)}" if connection else ""
     what = "the helper failed" if refusal.status == os.EX_SOFTWARE else "no command was run"
-    sentence = f"{service_name or 'spawnhelper'}: {what}: {refusal}{client}"
-    turned_away = refusal.result in (outcome.REFUSED, outcome.QUEUE_LIMIT)
+    sentence = f"{' or '.join(names) or 'spawnhelper'}: {what}: {refusal}{client}"
+    turned_away = refusal.result in (outcome.DENIED, outcome.QUEUE_LIMIT)
     priority = WARNING if turned_away else ERR
     if refusal.result in outcome.HARMLESS:
         priority = NOTICE
@@ -117,8 +118,8 @@ def of_refusal(
         fields += _whence(unit, connection)
     elif unit:
         fields.append(f"SPAWN_UNIT={unit}")
-    if service_name:
-        fields.append(f"SPAWN_SERVICE={service_name}")
+    for name in names:
+        fields += _of_service(unit, name)
     if refusal.problems:  # as systemd marks what it says about a unit file
         fields.append(f"CONFIG_FILE={refusal.problems[0].file}")
         if refusal.problems[0].line is not None:
@@ -126,37 +127,39 @@ def of_refusal(
     return fields
 
 
-def of_listener(name: str, unit: str, result: str) -> list[str]:
-    """The fields for a listener that had failed: it is back, or cannot be yet."""
+def of_listener(name: str, unit: str, result: str, why: str = "") -> list[str]:
+    """The fields for a listener that had failed: it is back, or cannot be yet. why: as far as it is
+    known."""
     if result == outcome.LISTENING_AGAIN:
         fate = "had failed and listens again; connections meanwhile were refused"
     else:
-        fate = (
-            "cannot listen; systemctl status says why, ss -ltnp and systemctl list-sockets whose "
-            "the address is, and FreeBind=yes does not wait for it; it is tried again every 10s"
+        why = why or (
+            "systemctl status says why, and where the machine does not have the address yet, "
+            "FreeBind=yes does not wait for it"
         )
+        fate = f"cannot listen: {why}; it is tried again every 10s"
     return [
         *_head(f"{name}: {unit} {fate}", WARNING, result),
-        f"SPAWN_SERVICE={name}",
+        *_of_service(unit, name),
         f"SPAWN_UNIT={unit}",
     ]
 
 
-def of_refused(service: Service, count: int) -> list[str]:
-    """The fields for connections that systemd, or a standing server, refused: how many since this
-    was last said."""
+def of_dropped(service: Service, count: int) -> list[str]:
+    """The fields for connections that systemd, or a standing server, dropped above a limit: how
+    many since this was last said."""
     unit = f"spawn@{service.name}.socket"
     were = "connection was" if count == 1 else "connections were"
-    sentence = f"{count} {were} refused above MaxConnections={service.max_connections}"
+    sentence = f"{count} {were} dropped above MaxConnections={service.max_connections}"
     if service.standing:
-        sentence = f"{count} {were} refused above MaxConnectionsPerSource={service.per_source}"
+        sentence = f"{count} {were} dropped above MaxConnectionsPerSource={service.per_source}"
     elif service.per_source:
         sentence += " or MaxConnectionsPerSource="
     return [
         *_head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),
-        f"SPAWN_SERVICE={service.name}",
+        *_of_service(unit, service.name),
         f"SPAWN_UNIT={unit}",
-        f"SPAWN_REFUSED={count}",
+        f"SPAWN_DROPPED={count}",
     ]
 
 
@@ -206,6 +209,16 @@ def _head(sentence: str, priority: int, result: str, service: Service | None = N
         f"SYSLOG_FACILITY={service.syslog_facility if service else DAEMON}",
         f"SPAWN_RESULT={result}",
     ]
+
+
+def _of_service(unit: str, name: str) -> list[str]:
+    """Whose entry it is. Of its two units people ask systemctl(1) and journalctl(1), which show
+    what root says about them; neither is there for what runs without a unit."""
+    fields = [f"SPAWN_SERVICE={name}"]
+    if unit:
+        fields.append(f"OBJECT_SYSTEMD_UNIT=spawn@{name}.socket")
+        fields.append(f"OBJECT_SYSTEMD_UNIT=spawn@{name}.service")
+    return fields
 
 
 def _whence(unit: str, connection: Connection) -> list[str]:

@@ -16,7 +16,7 @@ BOOT = "0123456789abcdef0123456789abcdef"
 START = 1_793_000_000_000_000  # microseconds since the epoch: 2026-10-26 07:33:20 UTC
 SERVICES = ("policy", "finger", "whois", "echo")
 RARE = [each for each in MESSAGE_IDS if each != outcome.SUCCESS]
-NEVER_RAN = ("refused", "health-check", "config", "exec-failed", "resources")
+NEVER_RAN = ("denied", "health-check", "config", "exec-failed", "resources")
 
 
 def write(file: Path, entries: Iterable[dict[str, object]]) -> None:

@@ -195,7 +195,7 @@ def test_refused_by_the_rule_of_a_line(
     assert record["MESSAGE"] == (
         f"{there.name}: no command was run: {there.file}:{line}: {sentence}, client {client}:{port}"
     )
-    assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("refused", "4")
+    assert (record["SPAWN_RESULT"], record["PRIORITY"]) == ("denied", "4")
     assert (record["CONFIG_FILE"], record["CONFIG_LINE"]) == (str(there.file), str(line))
     assert record["SPAWN_REMOTE_ADDR"] == client
     until_over()
@@ -255,7 +255,7 @@ def test_a_broken_banner_does_not_hide_the_rule(service: Callable[..., Installed
     there = service(f"{HERE}DenyFrom=127.0.0.1\nBannerRefused=/nowhere")
     assert there.talk() == b""
     record = there.record()
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
     said = f"{there.file}:7: DenyFrom=127.0.0.1 has 127.0.0.1 (and 1 more: spawnctl check"
     assert said in record["MESSAGE"]
 
@@ -270,7 +270,7 @@ def test_a_client_without_an_address_any_more_is_not_let_in(
         until(doors.now.coming)
         reset(client)
     record = there.record()
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
     assert "AllowFrom= does not have 127.0.0.1" in record["MESSAGE"]
 
 
@@ -285,7 +285,7 @@ def test_a_refused_client_never_causes_a_fork(
     )
     there = service(f"{HERE}DenyFrom=0.0.0.0/0")
     assert there.talk() == b""
-    assert there.record()["SPAWN_RESULT"] == "refused"
+    assert there.record()["SPAWN_RESULT"] == "denied"
     until(lambda: "exit_group(0)" in trace.read_text())
     calls = trace.read_text()
     assert "execve" in calls
@@ -306,7 +306,7 @@ def test_the_banner_for_the_refused_is_not_eaten_by_a_reset(
         while part := client.recv(100):  # a reset would raise
             answer += part
     assert answer == b"sorry\n"
-    assert there.record()["SPAWN_RESULT"] == "refused"
+    assert there.record()["SPAWN_RESULT"] == "denied"
 
 
 @in_machine
@@ -352,7 +352,7 @@ def test_a_client_that_does_not_take_the_banner(service: Callable[..., Installed
     with connect(path):
         record = there.record()
     assert 5 <= time.monotonic() - begun < 5 + SLACK
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
     place = f"{there.file}:{7 + there.shifted}"
     assert f"{place}: Banner= was not taken by the client within 5s" in record["MESSAGE"]
 
@@ -380,7 +380,7 @@ def test_a_stop_while_the_banner_for_the_refused_waits(service: Callable[..., In
         stop_connection()
         assert time.monotonic() - begun < 5, "it would have waited that long"
     record = there.record()
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
     assert "ProxyFrom= does not have unix, for clients of a path" in record["MESSAGE"]
 
 
@@ -438,7 +438,7 @@ def test_access_times_are_local_and_follow_the_clock(service: Callable[..., Inst
             zone.symlink_to(f"/usr/share/zoneinfo/{name}")
             assert there.talk() == (b"here\n" if allowed else b""), name
             record = there.record()
-            assert record["SPAWN_RESULT"] == ("success" if allowed else "refused")
+            assert record["SPAWN_RESULT"] == ("success" if allowed else "denied")
             if name == "Etc/GMT-1":
                 wanted = [
                     f"AccessTimes= does not have {hhmm(minute + late + 60)}" for late in range(10)

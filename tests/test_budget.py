@@ -41,7 +41,7 @@ BUDGET = {
     "_prctl",
 }
 # Before systemd 257 the address has to tell the service.
-BY_ADDRESS = {"spawnhelper.conf.listeners"}
+BY_ADDRESS = {"spawnhelper.conf.listeners", "spawnhelper.doors.whose"}
 SPY = """
 import posix, sys
 fork = posix.fork
@@ -130,7 +130,8 @@ def test_nothing_of_the_parent_is_loaded_with_the_path() -> None:
         "wait",
         "proxy",
         "turns",
-        "refused",
+        "dropped",
+        "whose",
         "statuses",
         "reasons",
     )

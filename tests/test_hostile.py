@@ -211,7 +211,7 @@ def test_a_record_cannot_be_forged_by_what_a_client_sends(
     ):
         assert there.talk(hostile) == b""
         record = there.record()
-        assert record["SPAWN_RESULT"] == "refused"
+        assert record["SPAWN_RESULT"] == "denied"
         assert "\n" not in record["MESSAGE"]
         assert str(record["MESSAGE"]).isprintable()
 

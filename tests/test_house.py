@@ -24,11 +24,12 @@ MAY_IMPORT = {
     "record": GROUND,
     "post": {"record"},
     "board": set(),
+    "sockets": set(),
     "conf": {*GROUND, "conf"},
     "stages": {*GROUND, "conf", "stages"},
     "doors": {*GROUND, "board", "record", "post", "conf", "stages", "doors"},
-    "unit": {*GROUND, "record", "conf", "unit"},
-    "ctl": {*GROUND, "board", "record", "conf", "stages", "ctl", "__init__"},
+    "unit": {*GROUND, "sockets", "record", "conf", "unit"},
+    "ctl": {*GROUND, "board", "sockets", "record", "conf", "stages", "ctl", "__init__"},
 }
 # The path of a connection names the stages, and they do not know each other. These are their tools.
 TOOLS = {"banner", "command", "delivery", "executables", "identity", "wait"}
@@ -82,6 +83,7 @@ WORKERS = ("conf", "stages")
 # What only root needs, when it reads files or a command has not started.
 ROOTS = {
     "difflib",
+    "spawnhelper.conf.dropins",
     "spawnhelper.conf.listeners",
     "spawnhelper.conf.standing",
     "spawnhelper.conf.statuses",

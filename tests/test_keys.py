@@ -185,7 +185,7 @@ def slow_header(there: Installed) -> None:
         client.sendall(b"PROXY ")
         assert read_all(client) == b""
     assert 1 <= time.monotonic() - begun < 1 + SLACK
-    assert there.record()["SPAWN_RESULT"] == "refused"
+    assert there.record()["SPAWN_RESULT"] == "denied"
 
 
 def second_waits(there: Installed) -> None:
@@ -356,17 +356,17 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
     ],
     "AllowFrom": [
         answers("AllowFrom=192.0.2.1 127.0.0.0/8\nArgv=/bin/echo here", "here\n"),
-        recorded("AllowFrom=192.0.2.0/24", SPAWN_RESULT="refused", PRIORITY="4"),
-        recorded("AllowFrom=::/0", SPAWN_RESULT="refused"),
+        recorded("AllowFrom=192.0.2.0/24", SPAWN_RESULT="denied", PRIORITY="4"),
+        recorded("AllowFrom=::/0", SPAWN_RESULT="denied"),
     ],
     "DenyFrom": [
-        recorded("DenyFrom=127.0.0.0/8", SPAWN_RESULT="refused", CONFIG_LINE="7"),
+        recorded("DenyFrom=127.0.0.0/8", SPAWN_RESULT="denied", CONFIG_LINE="7"),
         answers("DenyFrom=127.0.0.0/8\nAllowFrom=127.0.0.1\nArgv=/bin/echo here", "here\n"),
-        recorded("DenyFrom=127.0.0.1\nAllowFrom=127.0.0.1", SPAWN_RESULT="refused"),
+        recorded("DenyFrom=127.0.0.1\nAllowFrom=127.0.0.1", SPAWN_RESULT="denied"),
     ],
     "AccessTimes": [
         answers(f"AccessTimes={AN_HOUR}\nArgv=/bin/echo here", "here\n"),
-        recorded(f"AccessTimes={NOT_NOW}", SPAWN_RESULT="refused", PRIORITY="4"),
+        recorded(f"AccessTimes={NOT_NOW}", SPAWN_RESULT="denied", PRIORITY="4"),
     ],
     "Banner": [
         answers(f"Banner={SCRATCH}/banner\nArgv=/bin/echo here", "welcome\nhere\n"),
@@ -374,21 +374,21 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
         answers("Banner=/dev", "", result="config"),
     ],
     "BannerRefused": [
-        answers(f"BannerRefused={SCRATCH}/sorry\nAllowFrom=::1", "sorry\n", b"data", "refused"),
+        answers(f"BannerRefused={SCRATCH}/sorry\nAllowFrom=::1", "sorry\n", b"data", "denied"),
         answers(f"BannerRefused={SCRATCH}/sorry\nArgv=/bin/echo here", "here\n"),
-        answers("BannerRefused=/nowhere\nAllowFrom=::1", "", result="refused"),
+        answers("BannerRefused=/nowhere\nAllowFrom=::1", "", result="denied"),
     ],
     "ProxyProtocol": [
         proxied("ProxyProtocol=v1", V1, "192.0.2.1\n"),
         proxied("ProxyProtocol=v2", V2, "192.0.2.1\n"),
         proxied("ProxyProtocol=any", V1, "192.0.2.1\n"),
         proxied("ProxyProtocol=no", V2, "127.0.0.1\n"),
-        answers("ProxyProtocol=v1\nProxyFrom=127.0.0.1", "", V2, "refused"),
-        answers("ProxyProtocol=v2\nProxyFrom=127.0.0.1", "", V1, "refused"),
+        answers("ProxyProtocol=v1\nProxyFrom=127.0.0.1", "", V2, "denied"),
+        answers("ProxyProtocol=v2\nProxyFrom=127.0.0.1", "", V1, "denied"),
     ],
     "ProxyFrom": [
         answers("ProxyProtocol=v1\nProxyFrom=::1 127.0.0.0/8", "", V1),
-        answers("ProxyProtocol=v1\nProxyFrom=192.0.2.1 unix", "", V1, "refused"),
+        answers("ProxyProtocol=v1\nProxyFrom=192.0.2.1 unix", "", V1, "denied"),
     ],
     "ProxyTimeLimit": [slow_header],
     "MaxCommands": [second_waits],

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import journals
 import pytest
-from conftest import PATIENCE, Installed, in_machine, journal, run, until
+from conftest import PATIENCE, Installed, both_doors, in_machine, journal, run, until
 
 from spawnhelper.record import MESSAGE_IDS
 
@@ -29,6 +29,7 @@ pytestmark = in_machine
 
 TRUE = "User=nobody\nArgv=/bin/true\n"
 MINUTE = 60_000_000  # microseconds
+RESULTS = ", ".join(MESSAGE_IDS)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "a.journal",
         [
             journals.record(0),
-            journals.record(MINUTE, result="refused", SPAWN_REMOTE_ADDR="2001:db8::1"),
+            journals.record(MINUTE, result="denied", SPAWN_REMOTE_ADDR="2001:db8::1"),
             journals.record(2 * MINUTE, service="finger", SPAWN_USER="alice"),
             journals.record(3 * MINUTE, result="config", PRIORITY=3),
             of_path,
@@ -70,19 +71,19 @@ def times(*arguments: str) -> list[str]:
 def test_lines(foreign: Path) -> None:
     done = log(f"--directory={foreign}")
     assert done.stdout.splitlines() == [
-        "Oct 26 07:33:20  policy  success           1.5ms  192.0.2.7:40000        "
+        "Oct 26 07:33:20  policy  success               1.5ms  192.0.2.7:40000        "
         "/usr/libexec/policy as nobody: exit status 0",
-        "Oct 26 07:34:20  policy  refused                  [2001:db8::1]:40000    "
+        "Oct 26 07:34:20  policy  denied                       [2001:db8::1]:40000    "
         "no command was run: something is wrong",
-        "Oct 26 07:35:20  finger  success           4.5ms  192.0.2.7:40000        "
+        "Oct 26 07:35:20  finger  success               4.5ms  192.0.2.7:40000        "
         "/usr/libexec/finger as nobody: exit status 0",
-        "Oct 26 07:36:20  policy  config                   192.0.2.7:40000        "
+        "Oct 26 07:36:20  policy  config                       192.0.2.7:40000        "
         "no command was run: something is wrong",
-        "Oct 26 07:37:20  echo    success           7.5ms  pid 77 of uid 1000     "
+        "Oct 26 07:37:20  echo    success               7.5ms  pid 77 of uid 1000     "
         "cat as nobody: exit status 0",
-        "Oct 26 07:38:20  policy  success       2h 0min 0s  192.0.2.7:40000        "
+        "Oct 26 07:38:20  policy  success           2h 0min 0s  192.0.2.7:40000        "
         "/usr/libexec/policy as nobody: exit status 0 after 4.5ms",
-        "Oct 26 07:39:20  policy  listening-again                                    "
+        "Oct 26 07:39:20  policy  listening-again                                     "
         "spawn@policy.socket had failed",
     ]
 
@@ -95,9 +96,9 @@ def test_lines(foreign: Path) -> None:
         (["-n", "1", "policy", "finger"], "39"),
         (["finger"], "35"),
         (["spawn@finger.socket", "/etc/spawn/echo.conf"], "35 37"),
-        (["--result", "refused"], "34"),
-        (["--result", "refused", "--result", "config"], "34 36"),
-        (["--failed"], "34 36 39"),
+        (["--result", "denied"], "34"),
+        (["--result", "denied", "--result", "config"], "34 36"),
+        (["--failed"], "36 39"),
         (["--from", "192.0.2.0/24"], "33 35 36 38"),
         (["--from", "2001:db8::/32"], "34"),
         (["--from", "unix", "--from", "2001:db8::1"], "34 37"),
@@ -192,6 +193,7 @@ def test_other_forms(foreign: Path) -> None:
         ),
         (["-f", "--until", "now"], 64, "--follow goes on for ever; leave out --until"),
         (["-n", "-1"], 64, "--lines=-1 is below 0; write a number of lines"),
+        (["-n", "x"], 64, "--lines=x is no number; write how many lines to show"),
         (
             ["--from", "mx.example.org"],
             64,
@@ -215,13 +217,130 @@ def test_mistakes(arguments: list[str], status: int, sentence: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (status, "", f"spawnctl: {sentence}\n")
 
 
-def test_a_mistake_in_the_command_line() -> None:
-    done = log("--result", "nonsense")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--result", "nonsense"], f"--result=nonsense is not known here; write one of {RESULTS}"),
+        (["--result=exit-cod"], "--result=exit-cod is not known here; did you mean exit-code?"),
+        (["-o", "jsn"], "--output=jsn is not known here; did you mean json?"),
+        (["--output=cta"], "--output=cta is not known here; did you mean cat?"),
+    ],
+)
+def test_a_mistake_in_the_command_line(arguments: list[str], sentence: str) -> None:
+    done = log(*arguments)
     assert done.returncode == os.EX_USAGE
-    assert done.stderr.startswith(
-        "spawnctl: argument --result: invalid choice: 'nonsense' (choose from "
+    assert done.stderr == f"spawnctl: {sentence}; see spawnctl log --help\n"
+
+
+def test_a_verb_that_is_none() -> None:
+    done = run("spawnctl", "lst", check=False)
+    assert done.returncode == os.EX_USAGE
+    assert done.stderr == "spawnctl: lst is not a verb; did you mean list?; see spawnctl --help\n"
+
+
+def test_the_habits_of_journalctl(foreign: Path) -> None:
+    here = ("-D", str(foreign))
+    assert times(*here, "-r") == times(*here)[::-1]
+    assert times(*here, "-r", "-n", "2") == ["39", "38"]
+    assert times(*here, "-u", "finger") == times(*here, "-u", "spawn@finger.socket") == ["35"]
+    assert times(*here, "-u", "finger", "echo") == ["35", "37"]
+    assert times(*here, "-g", "SOMETHING|finger") == ["35"]
+    assert times(*here, "-g", "something|FINGER") == ["34", "36"]
+    assert times(*here, "-g", "something|finger") == ["34", "35", "36"]
+    assert times(*here, "-e") == times(*here)
+    assert times(*here, "-b", journals.BOOT) == times(*here)
+    assert times(*here, "-b", "0") == times(*here, "-b") == times(*here)
+    assert times(*here, "-b", "0", "finger") == times(*here, "-b", "finger") == ["35"]
+    assert times(*here, "-b", "0" * 32) == []
+    done = log(*here, "-b", "-1")
+    assert done.returncode == os.EX_NOINPUT
+    assert done.stderr.startswith("spawnctl: --boot=-1 is not there: ")
+    done = log(*here, "--boot=then")
+    assert done.stderr == (
+        "spawnctl: --boot=then is no boot; write an offset as 0 or -1, or an ID of journalctl "
+        "--list-boots\n"
     )
-    assert done.stderr.endswith("; see spawnctl log --help\n")
+    done = log(*here, "-g", "(")
+    assert (done.returncode, done.stdout) == (os.EX_USAGE, "")
+    assert done.stderr.startswith("spawnctl: --grep=( is no regular expression: ")
+
+
+def test_all_but_some_clients(foreign: Path) -> None:
+    here = ("-D", str(foreign))
+    assert times(*here, "--from", "~192.0.2.0/24") == ["34", "37", "39"]
+    assert times(*here, "--from=~unix 2001:db8::/32") == ["34"]
+    assert times(*here, "--from", "0.0.0.0/0", "--from", "~192.0.2.7") == []
+
+
+def test_the_exit_code_tells_whether_there_is_something(foreign: Path) -> None:
+    here = ("-D", str(foreign), "--exit-code")
+    assert log(*here, "--failed").returncode == 1
+    assert log(*here, "--result", "signal").returncode == 0
+
+
+def test_this_boot(service: Callable[..., Installed]) -> None:
+    there = service(TRUE)
+    there.talk()
+    there.record()
+    for word in ("-b", "-b0", "--boot=0"):
+        assert len(log(word, there.name).stdout.splitlines()) == 1
+
+
+FAILS = "User=nobody\nStandardError=journal\nArgv=/bin/sh -c 'echo {} >&2; exit 4'\n"
+
+
+@both_doors
+def test_why_did_it_exit(service: Callable[..., Installed]) -> None:
+    """The command's own last lines, also where the worker has had other commands."""
+    there = service(FAILS.format("the first line >&2; echo no such mailbox"))
+    other = service(FAILS.format("quite another"))
+    for each in (there, other, there):
+        each.talk()
+        each.record()
+    run("journalctl", "--sync")
+    shown = log("--output-of-command", there.name).stdout.splitlines()
+    reason = ["    | the first line", "    | no such mailbox"]
+    assert shown[1:3] == shown[4:] == reason
+    status = run("spawnctl", "status", there.name).stdout
+    assert f"{'':14}| the first line\n{'':14}| no such mailbox\n" in status
+    (failure,) = (json.loads(run("spawnctl", "status", "--json", there.name).stdout),)
+    assert failure["last_failure"]["standard_error"] == ["the first line", "no such mailbox"]
+    assert "StandardError=" not in status
+
+
+@both_doors
+def test_only_the_last_lines(service: Callable[..., Installed]) -> None:
+    there = service(
+        "User=nobody\nStandardError=journal\n"
+        "Argv=/bin/sh -c 'seq 1 500 >&2; printf \"\\\\033[2Jx\\\\n\" >&2; exit 1'\n"
+    )
+    there.talk()
+    there.record()
+    run("journalctl", "--sync")
+    lines = log("--output-of-command", there.name).stdout.splitlines()[1:]
+    assert lines == [*(f"    | {number}" for number in range(492, 501)), "    | \\x1b[2Jx"]
+
+
+@both_doors
+@pytest.mark.parametrize(
+    ("value", "goes"), [("socket", "goes to the client"), ("null", "is thrown away")]
+)
+def test_where_the_reason_went(service: Callable[..., Installed], value: str, goes: str) -> None:
+    there = service(FAILS.format("why").replace("journal", value))
+    there.talk()
+    there.record()
+    sentence = f"standard error {goes}; StandardError=journal keeps it for here"
+    assert sentence in run("spawnctl", "status", there.name).stdout
+    assert log("--output-of-command", there.name).stdout.count("\n") == 1
+
+
+def test_two_forms_of_output() -> None:
+    done = log("--output-of-command", "--json")
+    assert done.returncode == os.EX_USAGE
+    sentence = "--output-of-command is not for -o json; leave out one of the two"
+    assert done.stderr == f"spawnctl: {sentence}\n"
+    done = log("-f", "-r")
+    assert done.stderr == "spawnctl: --follow shows the newest last; leave out --reverse\n"
 
 
 def test_a_service_without_a_record(service: Callable[..., Installed]) -> None:
@@ -370,7 +489,9 @@ def test_no_permission(verb: str, foreign: Path, tmp_path: Path) -> None:
     done = run(*nobody, check=False)
     assert done.returncode == os.EX_NOPERM
     assert re.search(
-        r"^spawnctl: /(run|var)/log/journal/\S+: Permission denied \(not read\)$", done.stderr, re.M
+        r"^spawnctl: /(run|var)/log/journal/\S+: Permission denied \(not read\); root reads it, ",
+        done.stderr,
+        re.M,
     )
     folder = tmp_path / "some"
     folder.mkdir()
@@ -382,7 +503,10 @@ def test_no_permission(verb: str, foreign: Path, tmp_path: Path) -> None:
     (folder / "b.journal").chmod(0o600)
     done = run(*nobody, f"-D{folder}", check=False)
     assert done.returncode == os.EX_NOPERM
-    assert done.stderr == f"spawnctl: {folder}/b.journal: Permission denied (not read)\n"
+    assert done.stderr == (
+        f"spawnctl: {folder}/b.journal: Permission denied (not read); root reads it, and members "
+        "of the groups adm and systemd-journal do\n"
+    )
     assert "finger" in done.stdout
 
 

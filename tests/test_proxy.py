@@ -429,7 +429,7 @@ def test_all_or_nothing(service: Callable[..., Installed]) -> None:
         there.write(f"{BELIEVE}ProxyProtocol={protocol}\n{TELL}")
         assert there.talk(header) == b"", header
         record = there.record()
-        assert record["SPAWN_RESULT"] == "refused", (header, record)
+        assert record["SPAWN_RESULT"] == "denied", (header, record)
         said = f"{there.file}:7: ProxyProtocol={protocol}, and the connection {sentence}, client"
         assert said in record["MESSAGE"], (header, record["MESSAGE"])
         assert record["SPAWN_REMOTE_ADDR"] == "127.0.0.1"
@@ -476,7 +476,7 @@ def test_only_from_those_who_are_believed(service: Callable[..., Installed]) -> 
     assert there.talk(GOOD["v1"][0]) == b""
     record = there.record()
     assert f"{there.file}:6: ProxyFrom= does not have 127.0.0.1, client" in record["MESSAGE"]
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
 
 
 @in_machine
@@ -509,7 +509,7 @@ def test_a_header_on_a_path(service: Callable[..., Installed]) -> None:
     assert told(there, v2(command=0), b"x") == ("", b""), "AllowFrom= has nobody without a name"
     record = there.record()
     assert f"{there.file}:8: nobody knows the client's address, client pid" in record["MESSAGE"]
-    assert record["SPAWN_RESULT"] == "refused"
+    assert record["SPAWN_RESULT"] == "denied"
     if systemd_version() < 258:
         until_over()
     there.write(f"User=nobody\nProxyFrom=127.0.0.1\nProxyProtocol=v2\n{TELL}")

@@ -415,10 +415,10 @@ def test_one_source_has_so_many(standing: Callable[..., Installed]) -> None:
     assert len(found) == 1  # of those who came at once; of the others not for a while
     run("systemctl", "stop", unit_of(there))
     found = journal(f"SPAWN_SERVICE={there.name}", "SPAWN_RESULT=connection-limit")
-    assert sum(int(each["SPAWN_REFUSED"]) for each in found) == 5
+    assert sum(int(each["SPAWN_DROPPED"]) for each in found) == 5
     assert len(found) <= 2
     sentence = found[0]["MESSAGE"].partition(" ")[2]
-    assert sentence.endswith("refused above MaxConnectionsPerSource=2")
+    assert sentence.endswith("dropped above MaxConnectionsPerSource=2")
 
 
 def test_a_client_that_left_costs_no_worker(standing: Callable[..., Installed]) -> None:

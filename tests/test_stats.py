@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ import journals
 import pytest
 from conftest import Installed, connect, connection_units, in_machine, python, run, until
 
-from spawnhelper.outcome import HARMLESS, LISTENER
+from spawnhelper.outcome import CONNECTION_LIMIT, DENIED, LISTENER, NO_FAILURE
 from spawnhelper.record import MESSAGE_IDS
 
 pytestmark = in_machine
@@ -65,7 +66,8 @@ def expected(entries: list[dict[str, str]]) -> dict[str, Any]:
     results = Counter(entry["SPAWN_RESULT"] for entry in entries)
     said: dict[str, Any] = {
         "connections": len(entries),
-        "failed": sum(count for result, count in results.items() if result not in HARMLESS),
+        "failed": sum(count for result, count in results.items() if result not in NO_FAILURE),
+        "denied": results[DENIED],
         "results": dict(results),
     }
     for name, field in MEASURES.items():
@@ -99,7 +101,10 @@ def agree(*source: str) -> None:
     for by, key in keys.items():
         said = stats("--by", by, *source)
         assert said["all"] == expected(entries)
-        assert said["listener_failures"] == len(every) - len(entries)
+        apart = [entry for entry in every if entry["SPAWN_RESULT"] in LISTENER]
+        above = [entry for entry in apart if entry["SPAWN_RESULT"] == CONNECTION_LIMIT]
+        assert said["listener_failures"] == len(apart) - len(above)
+        assert said["dropped"] == sum(int(entry.get("SPAWN_DROPPED", 0)) for entry in above)
         groups: dict[str, list[dict[str, str]]] = {}
         for entry in entries:
             groups.setdefault(key(entry), []).append(entry)
@@ -167,7 +172,7 @@ def test_counts_of_a_real_load_agree(service: Callable[..., Installed], tmp_path
     assert {"success", "exit-code", "signal", "time-limit", "idle-limit", "size-limit"} < set(
         results
     )
-    assert {"refused", "health-check", "stopped", "config", "exec-failed"} < set(results)
+    assert {"denied", "health-check", "stopped", "config", "exec-failed"} < set(results)
 
 
 def test_table(week: Path) -> None:
@@ -175,22 +180,56 @@ def test_table(week: Path) -> None:
     counted = stats(f"-D{week}")
     head, _, heading, *rows = shown.splitlines()
     assert re.fullmatch(
-        r"\d+ connections, \d+ failed, Mon 2026-10-26 07:33:20 UTC to Mon 2026-11-02 07:.* UTC",
+        r"\d+ connections, \d+ failed, \d+ denied, Mon 2026-10-26 07:33:20 UTC to Mon "
+        r"2026-11-02 07:.* UTC",
         head,
     )
-    columns = "SERVICE CONNECTIONS FAILED P50 P95 P99 CPU IN OUT"
+    columns = "SERVICE CONNECTIONS FAILED DENIED TIME P50 P95 P99 CPU IN OUT"
     assert heading.split() == columns.split()
     for group, row in zip(counted["groups"], rows, strict=False):
-        assert row.split()[:3] == [
+        assert row.split()[:4] == [
             group["service"],
             str(group["connections"]),
             str(group["failed"]),
+            str(group["denied"]),
         ]
     assert re.search(r"^success +\d+ +\d\d\.\d%$", shown, re.M)
     assert re.search(r"^BUSIEST CLIENTS +CONNECTIONS +FAILED$", shown, re.M)
     assert re.search(r"^Oct 27 12:00:00 +\d+ +\d+ +█+", shown, re.M)
     failed = counted["listener_failures"]
-    assert f"Listeners failed {failed} times: spawnctl log --result listening-again" in shown
+    see = "spawnctl log --result listening-again --result cannot-listen"
+    assert f"Listeners failed {failed} times: {see}" in shown
+
+
+def test_what_is_apart_from_connections(tmp_path: Path) -> None:
+    """A limit that was reached is no failure of the listener; what it cost is summed."""
+    entries = [
+        journals.record(0),
+        journals.record(1, result="connection-limit", SPAWN_DROPPED=1),
+        journals.record(2, result="denied"),
+    ]
+    journals.write(tmp_path / "a.journal", entries)
+
+    def said() -> list[str]:
+        return run("spawnctl", "stats", f"-D{tmp_path}").stdout.splitlines()
+
+    see = "spawnctl log --result connection-limit"
+    assert said()[-1] == f"1 more connection was dropped above a limit: {see}"
+    assert said()[0].startswith("2 connections, 0 failed, 1 denied, ")
+    more = [
+        journals.record(3, result="connection-limit", SPAWN_DROPPED=300),
+        journals.record(4, result="cannot-listen"),
+    ]
+    journals.write(tmp_path / "b.journal", more)
+    again = "spawnctl log --result listening-again --result cannot-listen"
+    assert said()[-2:] == [
+        f"301 more connections were dropped above a limit: {see}",
+        f"Listeners failed once: {again}",
+    ]
+    page = tmp_path / "page.html"
+    run("spawnctl", "stats", "--html", str(page), f"-D{tmp_path}")
+    assert f"301 more connections were dropped above a limit: {see}" in page.read_text()
+    assert f"made on {socket.gethostname()} by spawnctl" in page.read_text()
 
 
 def test_a_table_of_many_groups(week: Path) -> None:

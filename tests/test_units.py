@@ -169,9 +169,8 @@ def test_a_listener_comes_back_when_its_address_is_free(
         (record,) = until(lambda: journal(f"SPAWN_SERVICE={there.name}"))
         assert record["SPAWN_RESULT"] == "cannot-listen"
         assert record["MESSAGE"] == (
-            f"{there.name}: {there.socket_unit} cannot listen; systemctl status says why, ss -ltnp "
-            "and systemctl list-sockets whose the address is, and FreeBind=yes does not wait for "
-            "it; it is tried again every 10s"
+            f"{there.name}: {there.socket_unit} cannot listen: 127.0.0.1:{port} is in use by a "
+            "program of uid 0, which ss -lnpxt names; it is tried again every 10s"
         )
     until(there.state, holds=lambda state: state == "active")  # ten seconds later
     assert len(there.records(2)) == 2
@@ -335,13 +334,13 @@ def test_connections_above_the_limit_are_said_once(service: Callable[..., Instal
                 with full.connect() as third:
                     assert read_all(third) == b""
         until_over()
-        found = [each for each in journal(f"SPAWN_SERVICE={full.name}") if "SPAWN_REFUSED" in each]
+        found = [each for each in journal(f"SPAWN_SERVICE={full.name}") if "SPAWN_DROPPED" in each]
         were = "connections were" if refused > 1 else "connection was"
         assert found[-1]["MESSAGE"] == (
-            f"{full.name}: {refused} {were} refused above MaxConnections=2"
+            f"{full.name}: {refused} {were} dropped above MaxConnections=2"
         )
         assert found[-1]["SPAWN_RESULT"] == "connection-limit"
-        assert found[-1]["SPAWN_REFUSED"] == str(refused)
+        assert found[-1]["SPAWN_DROPPED"] == str(refused)
         assert full.talk(b"next") == b"next"
         until_over()
     assert len(found) == 2
@@ -359,8 +358,8 @@ def test_connections_above_the_limit_are_said_by_who_is_refused(
         assert [read_all(client) for client in (three, one, two)] == [b""] * 3
     found = full.records(3)
     results = sorted(each["SPAWN_RESULT"] for each in found)
-    assert results == ["connection-limit", "refused", "refused"]
-    assert [each["SPAWN_REFUSED"] for each in found if "SPAWN_REFUSED" in each] == ["1"]
+    assert results == ["connection-limit", "denied", "denied"]
+    assert [each["SPAWN_DROPPED"] for each in found if "SPAWN_DROPPED" in each] == ["1"]
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1", "[::1]", "/run/spawn-source.sock"])
@@ -390,15 +389,15 @@ def test_connections_above_the_limit_of_one_source(
         with opened() as alone:
             assert served(alone)
         until_over()
-    assert not Path(f"/run/spawn/refused/{there.name}").exists()
+    assert not Path(f"/run/spawn/dropped/{there.name}").exists()
     with opened() as one, opened() as two:
         assert served(one)
         assert served(two)
         with opened() as three:
             assert read_all(three) == b""
-    (said,) = [each for each in there.records(6) if "SPAWN_REFUSED" in each]
+    (said,) = [each for each in there.records(6) if "SPAWN_DROPPED" in each]
     assert said["MESSAGE"] == (
-        f"{there.name}: 1 connection was refused above MaxConnections=256 or "
+        f"{there.name}: 1 connection was dropped above MaxConnections=256 or "
         "MaxConnectionsPerSource="
     )
 

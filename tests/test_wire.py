@@ -10,7 +10,7 @@ import pytest
 
 from spawnhelper.doors import wire
 from spawnhelper.doors.inherited import Connection
-from spawnhelper.outcome import NEVER_RAN, REFUSED, Problem, Refusal
+from spawnhelper.outcome import DENIED, NEVER_RAN, Problem, Refusal
 from spawnhelper.stages.serve import Ended
 
 
@@ -65,11 +65,11 @@ def test_a_task_comes_with_its_connection(remote: tuple[str, int] | None) -> Non
 
 def test_a_refusal_keeps_its_problems(connection: Connection) -> None:
     problem = Problem("/etc/spawn/wire.conf", 7, "DenyFrom=192.0.2.0/24 has 192.0.2.1")
-    told = Refusal(REFUSED, 0, problems=(problem,))
+    told = Refusal(DENIED, 0, problems=(problem,))
     back = wire.reported(wire.report(connection, told, wire.READY), connection, proxied=False)
     assert isinstance(back, Refusal)
-    assert (back.result, str(back)) == (REFUSED, str(told))
-    assert REFUSED in NEVER_RAN
+    assert (back.result, str(back)) == (DENIED, str(told))
+    assert DENIED in NEVER_RAN
 
 
 def test_who_the_client_is_only_a_proxy_can_tell(connection: Connection) -> None:

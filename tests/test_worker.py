@@ -129,7 +129,7 @@ OUTCOMES: dict[str, Callable[[Installed], None]] = {
     "size-limit": sends_too_much,
     "queue-limit": comes_in_vain,
     "health-check": checks_health,
-    "refused": has_no_header,
+    "no-header": has_no_header,
     "denied": is_denied,
     "exec-failed": finds_no_folder,
 }
@@ -177,7 +177,7 @@ def test_nothing_is_left(service: Callable[..., Installed], more: str) -> None:
         for pid in worked:
             assert after[pid][0] == before[pid][0], name
     results = {record["SPAWN_RESULT"] for record in there.records(len(OUTCOMES) + 1)}
-    never = {"denied", "reset"} | ({"size-limit"} if SIZE_LIMIT not in more else set())
+    never = {"no-header", "reset"} | ({"size-limit"} if SIZE_LIMIT not in more else set())
     assert OUTCOMES.keys() - never - results == set()
     assert "resources" not in results
 

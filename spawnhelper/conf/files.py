@@ -38,6 +38,11 @@ def name_of(file: str) -> str:
     return file.rpartition("/")[2].removesuffix(SUFFIX)
 
 
+def drop_in(unit: str) -> str:
+    """The file by which systemd was told about the unit at the last reload, if it was."""
+    return f"{GENERATED}/{unit}.d/{DROP_IN}"
+
+
 def installed() -> list[str]:
     """The names of all services that have a file, in alphabetical order."""
     names = {

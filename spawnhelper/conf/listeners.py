@@ -13,15 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spawnhelper.conf.syntax import Assignment
-    from spawnhelper.doors.inherited import Connection
 else:
     import _socket as socket
     import posix as os
 
 WILDCARDS: dict[int, str] = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 BINDV6ONLY = "/proc/sys/net/ipv6/bindv6only"
-DEVICE_SIZE = 16  # IFNAMSIZ
-LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # RFC 4291, 2.5.6
 OWNERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "SocketUser": ("account", account_of),
     "SocketGroup": ("group", group_of),
@@ -72,6 +69,15 @@ class Listener:
         only = _only_ipv6_by_default() if self.only_ipv6 is None else self.only_ipv6
         return {socket.AF_INET6} if only else {socket.AF_INET, socket.AF_INET6}
 
+    def overlaps_address(self, family: int, host: str, port: int) -> bool:
+        """Whether the kernel may refuse to listen here as well as there."""
+        if socket.AF_UNIX in (self.family, family):
+            return (self.family, self.host) == (family, host)
+        wild = (host, self.host)
+        return self.port == port and (
+            host == self.host or not {*WILDCARDS.values()}.isdisjoint(wild)
+        )
+
     def overlaps(self, other: Listener) -> bool:
         """Whether the kernel refuses to listen at both."""
         if socket.AF_UNIX in (self.family, other.family):
@@ -118,7 +124,8 @@ def address(text: str) -> tuple[int, str, int]:
 def checked_sections(file: str) -> list[Assignment]:
     """[Socket] and [Service] of this file, or a Refusal where systemd cannot be given them."""
     assignments, problems = service.unit_sections(file)
-    _, further = _of_section(file, [each for each in assignments if each.section == "Socket"])
+    section = [each for each in assignments if each.section == "Socket"]
+    _, further = _of_section(files.name_of(file), section)
     if problems or further:
         raise misconfigured(*problems, *further)
     return assignments
@@ -126,22 +133,33 @@ def checked_sections(file: str) -> list[Assignment]:
 
 def claimed(file: str) -> list[Listener]:
     """Where the service of this file means to listen, whatever else is wrong with the file."""
-    return _of_section(file, service.lenient_socket_section(file))[0]
+    return _of_section(files.name_of(file), service.lenient_socket_section(file))[0]
+
+
+def told(name: str) -> list[Assignment]:
+    """The [Socket] section of the service as systemd has been told it, with what was added to it;
+    empty where systemd has not seen a file that is good. What the file says now may be what a
+    reload has still to bring."""
+    file = files.drop_in(f"spawn@{name}.socket")
+    try:
+        made = files.text(file)
+    except Refusal:
+        return []
+    return syntax.parse(syntax.lenient_lines(made), file, ("Socket",))[0]
+
+
+def given(name: str) -> list[Listener]:
+    """Where systemd has been told to listen for the service. It listens nowhere else: a reload
+    closes what is not in there any more."""
+    return _of_section(name, told(name))[0]
 
 
 def has_server(name: str) -> bool:
-    """Whether systemd knows that the service's connections all go to a server (Accept=no). What the
-    file says now may be what a reload has still to bring."""
-    try:
-        made = files.text(f"{files.GENERATED}/spawn@{name}.socket.d/{files.DROP_IN}")
-    except Refusal:
-        return False  # it does not listen, or systemd has not seen it
-    lines = syntax.lenient_lines(made)
-    return service.is_standing(syntax.parse(lines, "", ("Socket",))[0])
+    """Whether systemd knows that the service's connections all go to a server (Accept=no)."""
+    return service.is_standing(told(name))
 
 
-def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener], list[Problem]]:
-    name = files.name_of(file)
+def _of_section(name: str, assignments: list[Assignment]) -> tuple[list[Listener], list[Problem]]:
     found: list[Listener] = []
     problems: list[Problem] = []
     device, only_ipv6 = "", None
@@ -164,14 +182,17 @@ def _of_section(file: str, assignments: list[Assignment]) -> tuple[list[Listener
     return found, problems
 
 
-def conflicts(file: str) -> list[Problem]:
-    """Every ListenStream= of this file that another service's file, or another line, claims too."""
+def conflicts(file: str) -> list[tuple[str, Problem]]:
+    """Every ListenStream= of this file that another service's file, or another line, claims too:
+    whose that is, and the sentence about it. Whether a service that could listen there ever does,
+    its file does not tell."""
     mine = claimed(file)
     # A draft of a service, wherever it is, is to replace the one that is installed.
     names = [name for name in files.installed() if name != files.name_of(file)]
-    others = [listener for name in names for listener in claimed(files.file_of(name))]
+    named = filter(files.is_name, names)  # others cannot listen
+    others = [listener for name in named for listener in claimed(files.file_of(name))]
     return [
-        _claimed_twice(listener, other)
+        (other.service, _claimed_twice(listener, other))
         for place, listener in enumerate(mine)
         for other in others + mine[:place]
         if listener.overlaps(other)
@@ -194,44 +215,6 @@ def unknown_owners(file: str) -> list[Problem]:
             sentence += "; create it, or name another"
             problems.append(Problem(owner.file, owner.line, sentence))
     return problems
-
-
-def service_of(connection: Connection) -> str:
-    """The one service that can be listening at the connection's local address, or a Refusal."""
-    octets = connection.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, DEVICE_SIZE)
-    devices = [octets.rstrip(b"\0").decode()]
-    family = connection.family
-    if connection.local is None:
-        host, port = connection.path or "", 0
-    else:
-        host, port = connection.local
-        host = host.partition("%")[0]
-        if host.startswith(LINK_LOCAL):  # bound to its interface, whatever its listener was
-            devices.append("")
-    hosts = (host, WILDCARDS.get(family))
-    here = [
-        each
-        for name in filter(files.is_name, files.installed())
-        for each in claimed(files.file_of(name))
-        if (each.family, each.port) == (family, port)
-        and each.host in hosts
-        and each.device in devices
-    ]
-    if len({each.service for each in here}) > 1:
-        here = [each for each in here if not has_server(each.service)]
-    # Any doubt is one too many: a listener at the very address may not be on, one at the wildcard
-    # may be.
-    for each in here:
-        if each.service != here[0].service:
-            raise misconfigured(_claimed_twice(each, here[0]))
-    if here:
-        return here[0].service
-    place = f"{host}:{port}" if port else host
-    sentence = (
-        f"no service file has ListenStream={place}; after a change run systemctl daemon-reload and "
-        "restart the socket unit, or stop it if its service is gone"
-    )
-    raise misconfigured(Problem(files.DIRECTORY, None, sentence))
 
 
 def _claimed_twice(listener: Listener, other: Listener) -> Problem:

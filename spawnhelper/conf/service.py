@@ -127,7 +127,7 @@ def load(file: str) -> Service:
         if each.section == "Socket" and each.key == "MaxConnections":
             service.max_connections = _number(each.value, MAX_CONNECTIONS)
         elif each.section == "Socket" and each.key == "MaxConnectionsPerSource":
-            # A value that only systemd can read stands for 1: refused.py asks too often.
+            # A value that only systemd can read stands for 1: dropped.py asks too often.
             service.per_source = _number(each.value, 1 if each.value else 0)
     service.standing = is_standing(assignments)
     problems += further + _unit_problems(file, assignments)

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from spawnhelper import __version__
 from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import shown
 
 # The file of each verb. None but the one that runs is loaded: libraries take their time.
 VERBS = {
@@ -23,11 +25,25 @@ VERBS = {
     "stats": "stats",
     "status": "status",
 }
+# Their values can begin with a hyphen, which argparse takes for another option.
 TIMES = ("-S", "--since", "-U", "--until")
+BOOTS = ("-b", "--boot")  # their value can be left out, too
+BOOT = re.compile(r"[+-]?\d{1,4}|[0-9a-f]{32}")
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes end with a status of sysexits.h."""
+    """A command line whose mistakes end with a status of sysexits.h, and in words of ours."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            import difflib
+
+            known = [str(each) for each in action.choices]
+            near = difflib.get_close_matches(str(value), known, 1, 0.6)
+            hint = f"; did you mean {near[0]}?" if near else f"; write one of {', '.join(known)}"
+            option = "".join(f"{each}=" for each in action.option_strings[-1:])
+            what = "known here" if option else "a verb"
+            self.error(f"{option}{shown(str(value))} is not {what}{hint}")
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong, and how to find out what would be right."""
@@ -68,11 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """The arguments, with a time like -1h as part of its option: argparse takes it for another."""
+    """The arguments, with a time like -1h, or a boot like -1, as part of its option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in TIMES and argument.startswith("-"):
-            joined[-1] += f"={argument}" if joined[-1].startswith("--") else argument
+        before = joined[-1] if joined else ""
+        if before in TIMES and argument.startswith("-"):
+            joined[-1] += f"={argument}" if before.startswith("--") else argument
+        elif before in BOOTS and BOOT.fullmatch(argument):
+            joined[-1] = f"--boot={argument}"
         else:
+            if before in BOOTS:
+                joined[-1] = "--boot=0"
             joined.append(argument)
+    if joined and joined[-1] in BOOTS:
+        joined[-1] = "--boot=0"
     return joined

@@ -40,6 +40,7 @@ FAULTS = {
     "ENODATA": "is cut short",
     "EPROTONOSUPPORT": "was written by a newer systemd than this one",
 }
+TO_READ_ALL = "root reads it, and members of the groups adm and systemd-journal do"
 NO_TIMEOUT = (1 << 64) - 1  # of sd_journal_get_timeout(3)
 # Between looks at the journal while nothing seems to happen. On a network file system nobody tells
 # that something does, and inotify(7) can lose events.
@@ -79,7 +80,8 @@ class Unread(NamedTuple):
     forbidden: bool = False
 
     def __str__(self) -> str:
-        return f"{printable(self.path)}: {self.reason}"
+        right = f"; {TO_READ_ALL}" if self.forbidden else ""
+        return f"{printable(self.path)}: {self.reason} (not read){right}"
 
 
 class Extent(NamedTuple):

@@ -8,48 +8,48 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from spawnhelper import outcome
-from spawnhelper.conf import addresses, files, quantities
-from spawnhelper.ctl import check, journal, terminal, times
+from spawnhelper.conf import files
+from spawnhelper.ctl import choice, journal, terminal, times, words
+from spawnhelper.ctl.choice import Wanted
 from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.ctl.output import Output
 from spawnhelper.ctl.records import Record, Records
-from spawnhelper.outcome import printable, shown
+from spawnhelper.outcome import printable
 from spawnhelper.record import MESSAGE_IDS, span
 
 FOLLOWED = 10  # lines before those to come
-Wanted = Callable[[Record], bool]
+AT_THE_END = 1000  # lines that --pager-end reads, as journalctl(1) does
+SOME = 1  # the exit status of --exit-code where there is an entry
+LONGEST_RESULT = max(map(len, MESSAGE_IDS))
+INDENT = "    "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("service", nargs="*", metavar="NAME", help="a service")
+    parser.add_argument(
+        "-u", "--unit", action="append", default=[], metavar="NAME", help="the same as NAME"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
-    parser.add_argument("-n", "--lines", type=int, metavar="N", help="show the last N")
+    parser.add_argument("-n", "--lines", type=choice.lines, metavar="N", help="show the last N")
+    parser.add_argument("-r", "--reverse", action="store_true", help="the newest first")
+    parser.add_argument(
+        "-e", "--pager-end", action="store_true", help="begin at the end, in the pager"
+    )
     times.add_arguments(parser)
+    choice.add_arguments(parser)
     parser.add_argument(
-        "--result",
-        action="append",
-        choices=tuple(MESSAGE_IDS),
-        metavar="RESULT",
-        help=f"only these results; may be repeated: {', '.join(MESSAGE_IDS)}",
+        "--output-of-command",
+        action="store_true",
+        help="below each record what its command wrote to standard error at last",
     )
-    parser.add_argument("--failed", action="store_true", help="only what is of warning or above")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        action="append",
-        metavar="PREFIX",
-        help="only clients with these addresses, or `unix`; may be repeated",
-    )
-    parser.add_argument("--user", metavar="NAME", help="only commands that ran as this user")
-    parser.add_argument(
-        "--slower-than", metavar="SPAN", help="only commands that took longer, as in 1.5s"
-    )
+    parser.add_argument("--exit-code", action="store_true", help="exit with 1 if there is an entry")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "-o", "--output", choices=[*times.FORMATS, *WHOLE], default="short", help="how to show it"
@@ -63,18 +63,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows the records; an exit status of sysexits.h."""
+    """Shows the records; an exit status of sysexits.h, or 1 as --exit-code has it."""
     if options.follow and options.until is not None:
         raise Complaint(os.EX_USAGE, "--follow goes on for ever; leave out --until")
-    if options.lines is not None and options.lines < 0:
-        raise Complaint(os.EX_USAGE, f"--lines={options.lines} is below 0; write a number of lines")
-    if options.user is not None and not options.user.isprintable():
-        raise Complaint(os.EX_USAGE, f"--user={shown(options.user)} is no name of a user")
-    names = [check.name_of(word) for word in options.service]
+    if options.follow and options.reverse:
+        raise Complaint(os.EX_USAGE, "--follow shows the newest last; leave out --reverse")
+    if options.output_of_command and options.output not in times.FORMATS:
+        sentence = f"--output-of-command is not for -o {options.output}; leave out one of the two"
+        raise Complaint(os.EX_USAGE, sentence)
+    if options.pager_end and options.lines is None:
+        options.lines = AT_THE_END
+    names = [words.name_of(word) for word in (*options.service, *options.unit)]
     since, until = times.limits(options)
-    wanted = _filter(options)
-    records = Records(names, options, results=options.result or (), user=options.user)
-    with terminal.paged(wanted=not (options.follow or options.no_pager)) as out:
+    wanted = choice.of(options)
+    records = Records(
+        names, options, results=options.result or (), user=options.user, boot=choice.boot(options)
+    )
+    paged = not (options.follow or options.no_pager)
+    with terminal.paged(wanted=paged, at_end=options.pager_end) as out:
         chosen = _chosen(records, options, wanted, since, until)
         known = [each.service for each in chosen] if isinstance(chosen, list) else names
         show = _form(options, known or files.installed())
@@ -88,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             raise
         if not some and options.output in times.FORMATS:
             print("-- No entries --", file=out)
-    return records.report()
+    return records.report() or (SOME if some and options.exit_code else 0)
 
 
 def _chosen(
@@ -104,40 +110,12 @@ def _chosen(
         if last is None and since is None:
             last = FOLLOWED
         return records.follow(last, wanted, since)
-    if options.lines is None:
+    if options.lines is None and not options.reverse:
         return filter(wanted, records.forward(since, until))
-    newest = filter(wanted, records.backward(since, until))
-    return list(itertools.islice(newest, min(options.lines, sys.maxsize)))[::-1]
-
-
-def _filter(options: argparse.Namespace) -> Wanted:
-    """What the journal cannot select by itself."""
-    tests: list[Wanted] = []
-    if options.failed:
-        tests.append(lambda record: record.failed)
-    if options.source:
-        try:
-            sources = addresses.proxies(" ".join(options.source))
-        except ValueError as error:
-            raise Complaint(os.EX_USAGE, f"--from {error}") from None
-        tests.append(lambda record: _is_from(record, sources))
-    if options.slower_than is not None:
-        try:
-            limit = quantities.time_span(options.slower_than)
-        except ValueError as error:
-            raise Complaint(os.EX_USAGE, f"--slower-than={options.slower_than} {error}") from None
-        least = math.inf if limit is None else limit
-        tests.append(lambda record: record.duration is not None and record.duration > least)
-    return lambda record: all(test(record) for test in tests)
-
-
-def _is_from(record: Record, sources: list[addresses.Prefix]) -> bool:
-    if record.address is None:
-        return record.uid is not None and any(not each.width for each in sources)
-    try:
-        return addresses.best(sources, addresses.numbered(record.address)) is not None
-    except (OSError, ValueError):  # it is none; a NUL in it is a ValueError
-        return False
+    newest: Iterator[Record] = filter(wanted, records.backward(since, until))
+    if options.lines is not None:
+        newest = itertools.islice(newest, min(options.lines, sys.maxsize))
+    return newest if options.reverse else list(newest)[::-1]
 
 
 def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record], str]:
@@ -147,6 +125,7 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
     stamp = times.FORMATS[options.output]
     paint = terminal.painter(colours=terminal.coloured(sys.stdout))
     width = max(map(len, names), default=0)
+    output = Output(options) if options.output_of_command else None
 
     def line(record: Record) -> str:
         nonlocal width
@@ -156,10 +135,21 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
         text = record.detail
         if record.result in outcome.ENDED:
             text = text.removesuffix(f" after {took}")
-        columns = f"{when}  {record.service:{width}}  {record.result:12}  {took:>9}"
-        return paint(printable(f"{columns}  {record.client:21}  {text}"), record.priority)
+        head = f"{when}  {record.service:{width}}  {record.result:{LONGEST_RESULT}}  {took:>9}"
+        shown = _folded(printable(f"{head}  {record.client:21}"), printable(text))
+        lines = [paint(each, record.priority) for each in shown]
+        lines += [f"{INDENT}| {each}" for each in (output.last(record) if output else ())]
+        return "\n".join(lines)
 
     return line
+
+
+def _folded(head: str, text: str) -> list[str]:
+    """A record in lines that the terminal has room for: the sentence goes on below its columns."""
+    if len(head) + 2 + len(text) <= terminal.width():
+        return [f"{head}  {text}"]
+    folded = terminal.wrapped(text, first=INDENT, rest=INDENT)
+    return [re.sub(" +$", "", head), *folded.splitlines()]
 
 
 def _verbose(record: Record) -> str:

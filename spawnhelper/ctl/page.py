@@ -6,6 +6,7 @@ in colours that suit a light or a dark one.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pygal.style import Style
 from spawnhelper import __version__
 from spawnhelper.ctl import times
 from spawnhelper.ctl.tally import Group, Spread, Tally
-from spawnhelper.outcome import HARMLESS, printable
+from spawnhelper.outcome import NO_FAILURE, printable
 from spawnhelper.record import span
 
 BUSIEST = 25
@@ -27,7 +28,7 @@ WIDE, NARROW = 880, 380  # units of the drawing, which are pixels where it fits
 
 
 def render(
-    tally: Tally, by: str, names: Sequence[str], listeners: int, unread: Sequence[str]
+    tally: Tally, by: str, names: Sequence[str], apart: Sequence[str], unread: Sequence[str]
 ) -> str:
     """The page's text. Whatever came from a journal is escaped."""
     environment = jinja2.Environment(
@@ -52,9 +53,9 @@ def render(
         hidden=len(groups) - len(shown),
         plots=plots,
         clients=[(printable(who), *numbers) for who, *numbers in tally.busiest(BUSIEST)],
-        harmless=HARMLESS,
-        listeners=listeners,
-        unread=unread,
+        harmless=NO_FAILURE,
+        host=socket.gethostname(),
+        said=[*unread, *apart],
         version=__version__,
     )
 
@@ -91,7 +92,7 @@ def _plots(
         return str(chart.render(is_unicode=True))
 
     def failures(width: int) -> str:
-        bad = [(result, n) for result, n in whole.results.items() if result not in HARMLESS]
+        bad = [(result, n) for result, n in whole.results.items() if result not in NO_FAILURE]
         chart = _chart(pygal.HorizontalBar, width, ("--bad",))
         chart.height = 60 + 30 * len(bad)
         chart.show_legend = False

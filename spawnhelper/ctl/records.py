@@ -17,7 +17,7 @@ from spawnhelper.conf.values import DIGITS, consists_of
 from spawnhelper.ctl import times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.journal import Journal
-from spawnhelper.outcome import HARMLESS, LISTENER, NOTICE, WARNING, shown
+from spawnhelper.outcome import HARMLESS, LISTENER, NO_FAILURE, NOTICE, WARNING, shown
 from spawnhelper.record import MESSAGE_IDS
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ RESULTS = {message_id: result for result, message_id in MESSAGE_IDS.items()}
 PRIORITIES = {str(number) for number in range(8)}  # syslog(3)
 
 
+MOST = 10  # services that one record can be of
 LONGEST = 256  # characters of a field that is one word: no name or address has more
 
 
@@ -39,8 +40,9 @@ class Damaged(Exception):
 
 class Record:
     """One connection's record, or that of a listener. usec: when it was written, since the epoch.
-    duration and cpu are in microseconds; they and the bytes are None where nobody counted. address,
-    port, uid, pid: of the client, None where nobody knows. fields: the entry as it stands; one that
+    duration and cpu are in microseconds; they and the bytes are None where nobody counted. dropped:
+    how many connections it stands for, None where it is about one. address, port, uid, pid: of the
+    client, None where nobody knows. fields: the entry as it stands; one that
     is there twice is a list.
 
     A journal that came from elsewhere can have anything in a field. Here, and nowhere else, each is
@@ -53,6 +55,7 @@ class Record:
         "bytes_in",
         "bytes_out",
         "cpu",
+        "dropped",
         "duration",
         "entry",
         "fields",
@@ -77,10 +80,11 @@ class Record:
             raise Damaged
         self.result = RESULTS[kind]
         self.message = message
-        self.service = self._word("SPAWN_SERVICE") or ""
+        self.service = self._services()
         self.priority = self._priority()
         self.duration = self._number("SPAWN_DURATION_USEC")
         self.cpu = self._number("SPAWN_CPU_USEC")
+        self.dropped = self._number("SPAWN_DROPPED")
         self.bytes_in = self._number("SPAWN_BYTES_IN")
         self.bytes_out = self._number("SPAWN_BYTES_OUT")
         self.address = self._word("SPAWN_REMOTE_ADDR")
@@ -90,13 +94,20 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether somebody should look after it: it is of warning or above."""
-        return self.result not in HARMLESS
+        """Whether somebody should look after it. That a rule denied a client is no failure."""
+        return self.result not in NO_FAILURE
 
     @property
     def of_connection(self) -> bool:
         """Whether it is about a connection, not about a listener."""
         return self.result not in LISTENER
+
+    def _services(self) -> str:
+        """Whose it is; several of them where nobody could tell which."""
+        value = self.fields.get("SPAWN_SERVICE")
+        if isinstance(value, list) and all(0 < len(each) <= LONGEST for each in value[:MOST]):
+            return " or ".join(value[:MOST])
+        return self._word("SPAWN_SERVICE") or ""
 
     def _word(self, field: str) -> str | None:
         value = self.fields.get(field)
@@ -118,7 +129,7 @@ class Record:
         if isinstance(given, str) and given in PRIORITIES:
             return int(given)
         self.odd += ("PRIORITY",)
-        return WARNING if self.failed else NOTICE
+        return NOTICE if self.result in HARMLESS else WARNING
 
     @property
     def source(self) -> str:
@@ -158,6 +169,7 @@ class Records:
         *,
         results: Iterable[str] = (),
         user: str | None = None,
+        boot: str | None = None,
     ) -> None:
         self._journal = Journal(options)
         # By their cursors: who follows a journal comes past some entries twice.
@@ -170,10 +182,14 @@ class Records:
             if not known and not (name.isprintable() and self._any_of(name)):
                 sentence = f"there is no service {shown(name)}, nor a record of one"
                 raise Complaint(self._status() or os.EX_NOINPUT, sentence)
-        self._select(names, results, user)
+        self._select(names, results, user, boot)
 
     def _select(
-        self, names: Sequence[str], results: Iterable[str] = (), user: str | None = None
+        self,
+        names: Sequence[str],
+        results: Iterable[str] = (),
+        user: str | None = None,
+        boot: str | None = None,
     ) -> None:
         ids = [MESSAGE_IDS[result] for result in results] or RESULTS
         terms: list[tuple[str, Iterable[str]]] = [TRUSTED, ("MESSAGE_ID", ids)]
@@ -181,6 +197,8 @@ class Records:
             terms.append(("SPAWN_SERVICE", names))
         if user is not None:
             terms.append(("SPAWN_USER", [user]))
+        if boot is not None:
+            terms.append(("_BOOT_ID", [boot]))
         self._journal.only(*terms)
 
     def _any_of(self, name: str) -> bool:
@@ -214,12 +232,12 @@ class Records:
 
     def latest(self, name: str, *, failed: bool = False) -> Record | None:
         """The service's newest record, or that of its newest failure. Selects for good."""
-        self._select([name], [each for each in MESSAGE_IDS if each not in HARMLESS or not failed])
+        self._select([name], [each for each in MESSAGE_IDS if each not in NO_FAILURE or not failed])
         return next(self.backward(), None)
 
     def unread(self) -> list[str]:
         """What could not be read, one sentence each."""
-        said = [f"{each} (not read)" for each in self._journal.unread()]
+        said = list(map(str, self._journal.unread()))
         if damaged := len(self._damaged) + self._journal.damaged:
             said.append(f"{damaged} damaged entries were left out")
         if odd := len(self._odd):

@@ -13,7 +13,7 @@ import sys
 
 import spawnhelper
 from spawnhelper.conf import listeners, service
-from spawnhelper.ctl import check
+from spawnhelper.ctl import words
 from spawnhelper.outcome import Refusal
 from spawnhelper.stages import command, identity
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Becomes the activator; returns only where that is not possible."""
-    file = os.path.abspath(check.file_of(options.file))
+    file = os.path.abspath(words.file_of(options.file))
     try:
         settings = service.load(file)
         identity.check_reach(settings, identity.resolve(settings))

@@ -17,7 +17,7 @@ AGAIN = "auto-restart"
 
 
 class Server(NamedTuple):
-    """A standing service's server. state: its ActiveState. accepted, refused: of the board. idle:
+    """A standing service's server. state: its ActiveState. accepted, dropped: of the board. idle:
     workers without a connection; busy: those with one. trouble: what is wrong with it, and what to
     do; word: the same in one word. Both are empty where all is well."""
 
@@ -25,7 +25,7 @@ class Server(NamedTuple):
     state: str
     pid: int
     accepted: int
-    refused: int
+    dropped: int
     busy: tuple[board.Place, ...]
     idle: int
     trouble: str
@@ -41,10 +41,10 @@ def server(name: str, shown: Mapping[str, str]) -> Server:
     except OSError as error:
         hidden = f"{board.file_of(name)}: {error.strerror}"
     word, trouble = _trouble(shown, seen, hidden)
-    accepted, refused = (seen.accepted, seen.refused) if seen else (0, 0)
+    accepted, dropped = (seen.accepted, seen.dropped) if seen else (0, 0)
     busy = tuple(seen.those(board.BUSY)) if seen and pid else ()
     idle = len(seen.those(board.IDLE)) if seen and pid else 0
-    return Server(unit, state, pid, accepted, refused, busy, idle, trouble, word)
+    return Server(unit, state, pid, accepted, dropped, busy, idle, trouble, word)
 
 
 def _trouble(shown: Mapping[str, str], seen: board.Seen | None, hidden: str) -> tuple[str, str]:

@@ -8,24 +8,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from spawnhelper.ctl import check, journal, terminal, times
+from spawnhelper.ctl import journal, terminal, times, words
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.ctl.records import Records
+from spawnhelper.ctl.records import Record, Records
+from spawnhelper.ctl.table import Column, Table, numbers
 from spawnhelper.ctl.tally import Group, Spread, Tally
-from spawnhelper.outcome import printable
+from spawnhelper.outcome import CONNECTION_LIMIT, DENIED, printable
 from spawnhelper.record import span
 
 BY = ("service", "from", "result", "hour")
 BUSIEST = 10
 MOST_GROUPS = 50  # in a table; --json has all of them
 ROWS = 24  # of the plot
-BAR = 40  # columns
+BAR = 30  # columns
+EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 UNITS = {
     "duration": "duration_usec",
     "cpu": "cpu_usec",
@@ -54,26 +57,26 @@ def run(options: argparse.Namespace) -> int:
     """Counts, and shows it; an exit status of sysexits.h."""
     if options.html is not None:
         _write(options.html, "")  # rather now than after the work
-    names = [check.name_of(word) for word in options.service]
+    names = [words.name_of(word) for word in options.service]
     since, until = times.limits(options)
     records = Records(names, options)
-    tally, listeners = Tally(), 0
+    tally, apart = Tally(), Apart()
     with _progress() as progress:
         for record in records.scan(since, until, progress):
             if record.of_connection:
                 tally.add(record)
             else:
-                listeners += 1
+                apart.add(record)
     if options.json:
-        print(json.dumps(_object(tally, options.by, listeners, records.unread()), indent=2))
+        print(json.dumps(_object(tally, options.by, apart, records.unread()), indent=2))
     elif options.html is not None:
         from spawnhelper.ctl import page
 
-        text = page.render(tally, options.by, names, listeners, records.unread())
+        text = page.render(tally, options.by, names, apart.sentences(), records.unread())
         _write(options.html, text)
     else:
         with terminal.paged(wanted=not options.no_pager) as out:
-            _show(tally, options.by, listeners, terminal.console(out))
+            _show(tally, options.by, apart, out)
     return records.report()
 
 
@@ -85,40 +88,81 @@ def _write(file: Path, text: str) -> None:
         raise Complaint(os.EX_CANTCREAT, sentence) from None
 
 
-def _show(tally: Tally, by: str, listeners: int, console: Any) -> None:
+class Apart:
+    """What the journal has beside connections. dropped: connections above a limit, of which each
+    record stands for several; failures: of listeners; dropping: how many records the former are."""
+
+    def __init__(self) -> None:
+        self.dropped = self.dropping = self.failures = 0
+
+    def add(self, record: Record) -> None:
+        """One more record of a listener."""
+        if record.result == CONNECTION_LIMIT:
+            self.dropping += 1
+            self.dropped += record.dropped or 0
+        else:
+            self.failures += 1
+
+    def sentences(self) -> list[str]:
+        """It in words, with how to see more of it."""
+        said = []
+        if self.dropping:
+            were = "connection was" if self.dropped == 1 else "connections were"
+            see = "spawnctl log --result connection-limit"
+            said.append(f"{self.dropped} more {were} dropped above a limit: {see}")
+        if self.failures:
+            often = "once" if self.failures == 1 else f"{self.failures} times"
+            see = "spawnctl log --result listening-again --result cannot-listen"
+            said.append(f"Listeners failed {often}: {see}")
+        return said
+
+
+def _show(tally: Tally, by: str, apart: Apart, out: IO[str]) -> None:
     extent = tally.span()
     if extent is None:
-        console.print("-- No entries --")
+        print("-- No entries --", file=out)
     else:
         whole = tally.whole()
         first, last = (times.FORMATS["short-full"](times.local(usec)) for usec in extent)
-        console.print(
-            f"{whole.connections} connections, {whole.failed} failed, {first} to {last}\n"
-        )
+        counted = f"{whole.connections} connections, {whole.failed} failed, {_denied(whole)} denied"
+        print(terminal.wrapped(f"{counted}, {first} to {last}"), file=out)
         groups = tally.groups(by)
         shown = groups[-MOST_GROUPS:] if by == "hour" else groups[:MOST_GROUPS]
-        console.print(_groups(shown, by, whole))
-        if len(groups) > len(shown):
-            console.print(f"... and {len(groups) - len(shown)} more; --json has all of them")
+        tables = [_groups(shown, by, whole)]
         if by != "result":
-            console.print()
-            console.print(_results(whole))
+            tables.append(_results(whole))
         if by != "from":
-            console.print()
-            console.print(_clients(tally))
-        console.print()
-        console.print(_over_time(tally))
-    if listeners:
-        console.print(f"Listeners failed {listeners} times: spawnctl log --result listening-again")
+            tables.append(_clients(tally))
+        tables.append(_over_time(tally))
+        for number, table in enumerate(tables):
+            print(file=out)
+            terminal.show(table, out)
+            if number == 0 and len(groups) > len(shown):
+                print(f"... and {len(groups) - len(shown)} more; --json has all of them", file=out)
+    if sentences := apart.sentences():
+        print(file=out)
+        for sentence in sentences:
+            print(terminal.wrapped(sentence), file=out)
 
 
-def _groups(groups: list[Group], by: str, whole: Group) -> Any:
-    numbers = ("CONNECTIONS", "FAILED", "P50", "P95", "P99", "CPU", "IN", "OUT")
-    table = terminal.table(by.upper(), *numbers, right=numbers)
+def _denied(group: Group) -> int:
+    return group.results.get(DENIED, 0)
+
+
+def _groups(groups: list[Group], by: str, whole: Group) -> Table:
+    table = Table(
+        Column(by.upper()),
+        *numbers("CONNECTIONS", "FAILED"),
+        Column("DENIED", right=True, spare=2),
+        *numbers("TIME P50", "P95", "P99"),
+        Column("CPU", right=True, spare=1),
+        Column("IN", right=True, spare=3),
+        Column("OUT", right=True, spare=4),
+    )
     for group in groups:
-        table.add_row(printable(group.key) or "-", *_cells(group))
+        table.add(printable(group.key) or "-", *_cells(group))
     if len(groups) > 1:
-        table.add_row("all", *_cells(whole), style="bold")
+        table.add("all", *_cells(whole), priority=terminal.BOLD)
     return table
 
 
@@ -128,6 +172,7 @@ def _cells(group: Group) -> list[str]:
     return [
         str(group.connections),
         str(group.failed),
+        str(_denied(group)),
         *([span(value) for value in percentiles] or ["-"] * 3),
         span(cpu.total) if cpu else "-",
         *(_total_size(group.spreads[measure]) for measure in ("bytes_in", "bytes_out")),
@@ -140,37 +185,37 @@ def _total_size(spread: Spread | None) -> str:
     return decimal(spread.total) if spread else "-"
 
 
-def _results(whole: Group) -> Any:
-    numbers = ("CONNECTIONS", "SHARE")
-    table = terminal.table("RESULT", *numbers, right=numbers)
+def _results(whole: Group) -> Table:
+    table = Table(Column("RESULT"), *numbers("CONNECTIONS", "SHARE"))
     for result, count in whole.results.items():
-        table.add_row(result, str(count), f"{100 * count / whole.connections:.1f}%")
+        table.add(result, str(count), f"{100 * count / whole.connections:.1f}%")
     return table
 
 
-def _clients(tally: Tally) -> Any:
-    numbers = ("CONNECTIONS", "FAILED")
-    table = terminal.table("BUSIEST CLIENTS", *numbers, right=numbers)
+def _clients(tally: Tally) -> Table:
+    table = Table(Column("BUSIEST CLIENTS"), *numbers("CONNECTIONS", "FAILED"))
     for client, connections, failed in tally.busiest(BUSIEST):
-        table.add_row(printable(client), str(connections), str(failed))
+        table.add(printable(client), str(connections), str(failed))
     return table
 
 
-def _over_time(tally: Tally) -> Any:
-    from rich.bar import Bar
-
-    numbers = ("CONNECTIONS", "FAILED")
-    table = terminal.table("SINCE", *numbers, "", right=numbers)
+def _over_time(tally: Tally) -> Table:
+    table = Table(Column("SINCE"), *numbers("CONNECTIONS", "FAILED"), Column(""))
     columns = tally.over_time(ROWS)
     most = max(connections for _, connections, _ in columns)
     for start, connections, failed in columns:
         when = times.FORMATS["short"](times.local(start))
-        bar = Bar(most, 0, connections, width=BAR, color="blue")
-        table.add_row(when, str(connections), str(failed), bar)
+        table.add(when, str(connections), str(failed), _bar(connections / most))
     return table
 
 
-def _object(tally: Tally, by: str, listeners: int, unread: list[str]) -> dict[str, Any]:
+def _bar(part: float) -> str:
+    """A bar of eighths of a character, some of which is there for any part above 0."""
+    eighths = math.ceil(part * BAR * 8)
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8]
+
+
+def _object(tally: Tally, by: str, apart: Apart, unread: list[str]) -> dict[str, Any]:
     """What --json shows: times in microseconds since the epoch, spans in microseconds."""
     extent = tally.span()
     return {
@@ -187,7 +232,8 @@ def _object(tally: Tally, by: str, listeners: int, unread: list[str]) -> dict[st
             {"from_usec": start, "connections": connections, "failed": failed}
             for start, connections, failed in tally.over_time(ROWS)
         ],
-        "listener_failures": listeners,
+        "listener_failures": apart.failures,
+        "dropped": apart.dropped,
         "unread": unread,
     }
 
@@ -200,6 +246,7 @@ def _numbers(group: Group) -> dict[str, Any]:
     return {
         "connections": group.connections,
         "failed": group.failed,
+        "denied": _denied(group),
         "results": group.results,
         **spreads,
     }

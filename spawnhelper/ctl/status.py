@@ -1,6 +1,7 @@
-"""Show one service: its listener, its live connections, and its last failure.
+"""Show services: their listeners, their live connections, and their last failures.
 
-The exit status is 0 if it listens, 3 if it does not, and 4 if there is no such service.
+Without a name all services are shown. The exit status is 0 if each of them listens and serves, 3 if
+one does not, and 4 if there is no such service.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from spawnhelper.conf import files
+from spawnhelper.conf import files, service
 from spawnhelper.conf.quantities import USEC_PER_SEC
-from spawnhelper.ctl import check, listing, servers, terminal, times, units
+from spawnhelper.ctl import health, listing, servers, terminal, times, units
 from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.ctl.output import Output
 from spawnhelper.ctl.records import Record, Records
-from spawnhelper.outcome import printable, shown
+from spawnhelper.outcome import ENDED, Refusal, printable
 from spawnhelper.record import span
 
 NSEC_PER_USEC = 1_000
-LISTENS, SILENT, UNKNOWN = 0, 3, 4  # as systemctl(1) has them
+LISTENS, SILENT = 0, 3  # as systemctl(1) has them
+LABEL = 14  # columns
 TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 
 
@@ -46,36 +49,42 @@ class Birth(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument("service", metavar="NAME", help="a service")
-    parser.add_argument("--json", action="store_true", help="one object, for programs")
+    parser.add_argument("service", nargs="*", metavar="NAME", help="a service")
+    parser.add_argument("-v", "--verbose", action="store_true", help="the unit of each connection")
+    parser.add_argument("--json", action="store_true", help="one object a service, for programs")
     parser.add_argument("--no-pager", action="store_true", help="no pager on a terminal")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows it; 0 if the service listens, 3 if not, 4 if there is none."""
-    name = check.name_of(options.service)
-    if not files.is_name(name):
-        right = "a service is named with letters, digits, - _ and ."
-        raise Complaint(UNKNOWN, f"{shown(name)} is no service; {right}")
-    listener = next(each for each in units.listeners([name]) if each.name == name)
-    if name not in files.installed() and not listener.places:
-        raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
+    """Shows them; 0 if all serve, 3 if not, 4 if there is no such service."""
+    known = units.named(options.service)
+    kernel = health.Kernel()
+    states = [health.of(each, kernel, thorough=True) for each in known]  # forks: no threads yet
+    trouble: dict[str, None] = {}
+    status = LISTENS
+    objects = []
     # systemd takes its time to list many processes.
     with ThreadPoolExecutor() as pool, terminal.paged(wanted=not options.no_pager) as out:
-        processes = pool.submit(units.processes, listener)
-        console = terminal.console(out)
-        failure, trouble = _last_failure(name)
-        live = _live(listener, processes.result())
+        asked = [pool.submit(units.processes, listener) for listener in known]
+        for listener, state, processes in zip(known, states, asked, strict=True):
+            last, unread = _last_failure(listener.name)
+            trouble |= dict.fromkeys(unread)
+            live = live_of(listener, processes.result())
+            status = status if state.serves and listener.state == "active" else SILENT
+            if options.json:
+                objects.append(_object(listener, state, live, last))
+            else:
+                print(end="" if listener is known[0] else "\n", file=out)
+                _show(listener, state, live, last, out, verbose=options.verbose)
         if options.json:
-            print(json.dumps(_object(listener, live, failure), indent=2), file=out)
-        else:
-            _show(listener, live, failure, console)
+            one = len(options.service) == 1
+            print(json.dumps(objects[0] if one else objects, indent=2), file=out)
     for sentence in trouble:
         print(f"spawnctl: {sentence}", file=sys.stderr)
-    return LISTENS if listener.places else SILENT
+    return status
 
 
-def _live(listener: units.Listener, processes: list[units.Process]) -> list[Live]:
+def live_of(listener: units.Listener, processes: list[units.Process]) -> list[Live]:
     """The live connections, the oldest first."""
     born = {process.pid: birth for process in processes if (birth := _birth(process.pid))}
     if listener.server is not None:
@@ -128,44 +137,85 @@ def _birth(pid: int) -> Birth | None:
     return Birth(parent, round((since_boot - ticks / TICKS_PER_SEC) * USEC_PER_SEC))
 
 
-def _last_failure(name: str) -> tuple[Record | None, list[str]]:
-    """The service's newest record of a failure, and what could not be read."""
+class Failure(NamedTuple):
+    """The newest record of a failure. lines: what its command wrote to standard error at last;
+    where: where that went instead, as a sentence, if it is not in the journal."""
+
+    record: Record
+    lines: list[str]
+    where: str
+
+
+def _last_failure(name: str) -> tuple[Failure | None, list[str]]:
+    """The service's last failure, and what could not be read."""
     try:
         records = Records()
+        record = records.latest(name, failed=True)
+        lines = [] if record is None else Output().last(record)
     except Complaint as complaint:
         return None, [str(complaint)]
-    return records.latest(name, failed=True), records.unread()
+    if record is None:
+        return None, records.unread()
+    where = "" if lines or record.result not in ENDED else _whither(name)
+    return Failure(record, lines, where), records.unread()
 
 
-def _show(listener: units.Listener, live: list[Live], failure: Record | None, console: Any) -> None:
-    told = terminal.table("", "")
-    told.show_header = False
-    state = listener.state if listener.state != "failed" else f"failed ({listener.result})"
-    told.add_row("Service", f"{listener.name}, {files.file_of(listener.name)}")
-    told.add_row("Socket", f"spawn@{listener.name}.socket, {listener.enabled}, {state}")
+def _whither(name: str) -> str:
+    """Where standard error goes, if that is not the journal."""
+    try:
+        goes = service.load(files.file_of(name)).standard_error
+    except Refusal:
+        return ""
+    places = {"socket": "goes to the client", "null": "is thrown away"}
+    if goes not in places:
+        return ""
+    return f"standard error {places[goes]}; StandardError=journal keeps it for here"
+
+
+def _show(
+    listener: units.Listener,
+    state: health.Health,
+    live: list[Live],
+    failure: Failure | None,
+    out: IO[str],
+    *,
+    verbose: bool,
+) -> None:
+    def tell(label: str, text: str) -> None:
+        head = f"{label:{LABEL}}"
+        print(terminal.wrapped(text, first=head, rest=" " * LABEL), file=out)
+
+    word = listener.state if listener.state != "failed" else f"failed ({listener.result})"
+    tell("Service", f"{listener.name}, {files.file_of(listener.name)}")
+    tell("Socket", f"spawn@{listener.name}.socket, {listener.enabled}, {word}")
     if (server := listener.server) is not None:
-        told.add_row("Server", f"{server.unit}, {server.state}{_workers(server)}")
-        if server.trouble:
-            told.add_row("", server.trouble)
-    told.add_row("Listening", " ".join(listener.places) or "no")
-    if listener.places:
-        told.add_row("Since", listener.since)
-    told.add_row(
+        tell("Server", f"{server.unit}, {server.state}{_workers(server)}")
+    tell("Listening", listing.listening(listener, state))
+    if state.remedy:
+        tell("", state.remedy)
+    if state.places:
+        tell("Since", listener.since)
+    tell(
         "Connections",
         f"{listener.live} live of at most {listener.most}, {listener.accepted} accepted, "
-        f"{listener.refused} refused",
+        f"{listener.dropped} dropped",
     )
     if failure is not None:
-        when = times.FORMATS["short-full"](times.local(failure.usec))
-        told.add_row("Last failure", f"{when}, {failure.result}")
-        told.add_row("", printable(failure.message))
-    console.print(told)
+        when = times.FORMATS["short-full"](times.local(failure.record.usec))
+        tell("Last failure", f"{when}, {failure.record.result}")
+        tell("", printable(failure.record.message))
+        for line in failure.lines:
+            print(f"{'':{LABEL}}| {line}", file=out)
+        if failure.where:
+            tell("", failure.where)
     if live:
-        print(f"\n{_line('AGE', 'PID', 'CLIENT', 'COMMAND')}", file=console.file)
-    for each in live:  # a table of Rich's costs as much as all the rest
+        more = ["UNIT"] if verbose else []
+        print(f"\n{_line('AGE', 'PID', 'CLIENT', *more, 'COMMAND')}", file=out)
+    for each in live:
         age = "-" if each.age is None else span(each.age)
         pid = "-" if each.pid is None else str(each.pid)
-        print(_line(age, pid, each.client, printable(each.command)), file=console.file)
+        more = [each.unit] if verbose else []
+        print(_line(age, pid, each.client, *more, printable(each.command)), file=out)
 
 
 def _workers(server: servers.Server) -> str:
@@ -174,13 +224,18 @@ def _workers(server: servers.Server) -> str:
     return f", {len(server.busy)} workers busy, {server.idle} idle"
 
 
-def _line(age: str, pid: str, client: str, command: str) -> str:
-    return f"{age:>12}  {pid:>7}  {client:21}  {command}"
+def _line(age: str, pid: str, client: str, *rest: str) -> str:
+    return "  ".join((f"{age:>12}", f"{pid:>7}", f"{client:21}", *rest)).rstrip()
 
 
-def _object(listener: units.Listener, live: list[Live], failure: Record | None) -> dict[str, Any]:
+def _object(
+    listener: units.Listener, state: health.Health, live: list[Live], failure: Failure | None
+) -> dict[str, Any]:
+    last = None
+    if failure is not None:
+        last = {**(listing.record_object(failure.record) or {}), "standard_error": failure.lines}
     return {
-        **listing.listener_object(listener),
+        **listing.listener_object(listener, state),
         "connections": [
             {
                 "client": each.client,
@@ -191,5 +246,5 @@ def _object(listener: units.Listener, live: list[Live], failure: Record | None) 
             }
             for each in live
         ],
-        "last_failure": listing.record_object(failure),
+        "last_failure": last,
     }

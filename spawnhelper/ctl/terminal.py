@@ -9,21 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
-from spawnhelper.outcome import ERR, WARNING
+from spawnhelper.outcome import ERR, NOTICE, WARNING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from spawnhelper.ctl.table import Table
 
 PAGERS = ("pager", "less", "more")
 LESS = "FRSXMK"  # as systemctl(1) has it
 NO = ("0", "no", "false", "off", "n", "f")
 WIDE = 10_000  # columns; a pipe has no edge
+LEAST = 40  # columns, below which nothing looks well
+BOLD = -1  # for a heading
 # As journalctl(1) shows them.
-STYLES = {ERR: "bold red", WARNING: "bold yellow"}
+STYLES = {BOLD: "bold", ERR: "bold red", WARNING: "bold yellow"}
 
 
 def coloured(stream: IO[str]) -> bool:
@@ -44,7 +48,7 @@ def painter(*, colours: bool) -> Callable[[str, int], str]:
     styles = {priority: Style.parse(style) for priority, style in STYLES.items()}
 
     def paint(line: str, priority: int) -> str:
-        style = styles.get(max(priority, ERR))
+        style = styles.get(priority if priority == BOLD else max(priority, ERR))
         return style.render(line) if style else line
 
     return paint
@@ -56,41 +60,56 @@ def console(stream: IO[str]) -> Console:
 
     shown = stream if stream is sys.stderr else sys.stdout
     colours = coloured(shown)
-    width = shutil.get_terminal_size().columns if shown.isatty() else WIDE
     return Console(
         file=stream,
         color_system="standard" if colours else None,
         force_terminal=colours,
-        width=width,
+        width=width(),
         highlight=False,
         markup=False,
         emoji=False,
     )
 
 
-def table(*headings: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
-    """An empty table in the manner of systemctl; right: the columns of numbers."""
-    from rich.table import Table
+def width() -> int:
+    """How many columns standard output has; a pipe has no edge."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for heading in headings:
-        made.add_column(
-            heading,
-            justify="right" if heading in right else "left",
-            no_wrap=True,
-            header_style="bold",
-        )
-    return made
+
+def show(table: Table, out: IO[str]) -> None:
+    """A table in the manner of systemctl, on standard output or in a pager before it."""
+    paint = painter(colours=coloured(sys.stdout))
+    for number, (line, priority) in enumerate(table.lines(width())):
+        shown = BOLD if number == 0 else NOTICE if priority is None else priority
+        print(paint(line, shown), file=out)
+    if left_out := table.left_out(width()):
+        print(f"-- no room for {', '.join(left_out)}; --json has all --", file=out)
+
+
+def wrapped(text: str, *, first: str = "", rest: str = "") -> str:
+    """A sentence in lines that standard output has room for, with something before each."""
+    if width() == WIDE:
+        return first + text
+    return textwrap.fill(
+        text,
+        max(width(), LEAST),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextlib.contextmanager
-def paged(*, wanted: bool = True) -> Iterator[IO[str]]:
-    """Where the output goes: on a terminal through a pager, as journalctl(1) has it."""
+def paged(*, wanted: bool = True, at_end: bool = False) -> Iterator[IO[str]]:
+    """Where the output goes: on a terminal through a pager, as journalctl(1) has it. at_end:
+    whether less(1) is to begin there."""
     command = _pager() if wanted and sys.stdout.isatty() else None
     if command is None:
         yield sys.stdout
         return
-    environment = os.environ | {"LESS": os.environ.get("SYSTEMD_LESS", LESS)}
+    less = os.environ.get("SYSTEMD_LESS", LESS) + (" +G" if at_end else "")
+    environment = os.environ | {"LESS": less}
     environment["LESSCHARSET"] = os.environ.get("SYSTEMD_LESSCHARSET", "utf-8")
     if _secure():
         environment["LESSSECURE"] = "1"

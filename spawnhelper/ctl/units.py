@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from spawnhelper.ctl import servers
+from spawnhelper.conf import files
+from spawnhelper.ctl import servers, words
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.outcome import printable
+from spawnhelper.outcome import printable, shown
 
+UNKNOWN = 4  # as systemctl(1) has it
 NUMBERS = ("MaxConnections", "NAccepted", "NConnections", "NRefused")
 PROPERTIES = (
     "Id",
@@ -31,6 +33,7 @@ MANAGER = (
     "/org/freedesktop/systemd1",
     "org.freedesktop.systemd1.Manager",
 )
+OFF = ("disabled", "masked", "masked-runtime", "bad", "")  # UnitFileState= of what does not start
 STANDING = "spawn-server@"  # how the unit of a standing server begins
 UNIX_STREAM = " (Stream)"  # what systemctl writes behind an address
 
@@ -40,7 +43,7 @@ Properties = dict[str, list[str]]
 class Listener(NamedTuple):
     """A service's socket unit. enabled: systemctl's word for it; state: its ActiveState; result:
     why it failed. places: where it listens, if it does. connections: the units of live ones.
-    accepted and refused count since it listens; refused are those above MaxConnections=, or above
+    accepted and dropped count since it listens; dropped are those above MaxConnections=, or above
     MaxConnectionsPerSource=. server: who serves all of them, with Accept=no."""
 
     name: str
@@ -52,7 +55,7 @@ class Listener(NamedTuple):
     most: int
     accepted: int
     live: int
-    refused: int
+    dropped: int
     connections: tuple[str, ...]
     server: servers.Server | None
 
@@ -74,6 +77,40 @@ def listeners(names: Sequence[str]) -> list[Listener]:
     by_name = {_instance(_first(each, "Id")): each for each in states}
     found = [_listener(each, by_name) for each in sockets]
     return [each for _, each in sorted({each.name: each for each in found}.items())]
+
+
+def named(names: Sequence[str]) -> list[Listener]:
+    """The socket units of these services, or of all that have a file or are loaded. Raises
+    Complaint for a name that is none of these."""
+    wanted = [words.name_of(name) for name in names]
+    known = listeners([name for name in wanted or files.installed() if files.is_name(name)])
+    if not wanted:
+        return known
+    by_name = {each.name: each for each in known}
+    for name in wanted:
+        if name not in by_name:
+            right = "a service is named with letters, digits, - _ and ."
+            raise Complaint(UNKNOWN, f"{shown(name)} is no service; {right}")
+        if name not in files.installed() and by_name[name].state == "inactive":
+            raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
+    return [by_name[name] for name in dict.fromkeys(wanted)]
+
+
+def claiming(names: Iterable[str]) -> set[str]:
+    """Those of the services whose sockets are enabled, or are not off; all of them where there is
+    no systemd to tell."""
+    wanted = sorted(names)
+    try:
+        found = _shown(
+            ("Id", "ActiveState", "UnitFileState"), [f"spawn@{n}.socket" for n in wanted]
+        )
+    except Complaint:
+        return set(wanted)
+    return {
+        _instance(_first(each, "Id"))
+        for each in found
+        if _first(each, "ActiveState") != "inactive" or _first(each, "UnitFileState") not in OFF
+    }
 
 
 def processes(listener: Listener) -> list[Process]:
@@ -140,7 +177,7 @@ def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
     """states: the units of standing servers, by the names of their services."""
     active = _first(shown, "ActiveState") == "active"
     name = _instance(_first(shown, "Id"))
-    most, accepted, live, refused = (int(_first(shown, key) or 0) for key in NUMBERS)
+    most, accepted, live, dropped = (int(_first(shown, key) or 0) for key in NUMBERS)
     server = None
     if name in states:
         state = {key: _first(states[name], key) for key in servers.PROPERTIES}
@@ -148,7 +185,7 @@ def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
         # Those of systemd's are from before the service had a server.
         accepted += server.accepted
         live += len(server.busy)
-        refused += server.refused
+        dropped += server.dropped
     return Listener(
         name,
         _first(shown, "UnitFileState") or "disabled",
@@ -159,7 +196,7 @@ def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
         most,
         accepted,
         live,
-        refused,
+        dropped,
         () if server else tuple(_triggers(shown)),
         server,
     )

@@ -63,7 +63,7 @@ class One:
         process.give_way()
         # Now, for an upgrade may replace what is used only at the end.
         from spawnhelper import record  # noqa: F401
-        from spawnhelper.doors import refused  # noqa: F401
+        from spawnhelper.doors import dropped  # noqa: F401
 
         return process
 
@@ -88,9 +88,9 @@ def main(arguments: list[str]) -> int:
             return 0
         name = name or connection.service
         if not name:  # before systemd 257 nothing but the local address tells
-            from spawnhelper.conf import listeners
+            from spawnhelper.doors import whose
 
-            name = listeners.service_of(connection)
+            name = whose.service_of(connection)
         settings = service.load(file or files.file_of(name))
         service.check_idle_limit(settings, tcp=connection.tcp)
         ended = serve.serve(settings, connection, door)
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
         ended = Refusal(RESOURCES, os.EX_SOFTWARE, sentence)
 
     from spawnhelper import record
-    from spawnhelper.doors import refused
+    from spawnhelper.doors import dropped
 
     if isinstance(ended, Refusal) and ended.result == EXEC_FAILED and settings is not None:
         from spawnhelper.stages import reasons
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
     if settings is None or record.wanted(settings.log, ended.result):
         record.write(fields, foreground=file is not None)
     if unit and settings is not None:
-        refused.say(settings)
+        dropped.say(settings)
     if connection is not None and door is not None:
         serve.see_off(connection, ended, door.signals)
     return ended.status if isinstance(ended, Refusal) else 0

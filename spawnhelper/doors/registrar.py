@@ -35,7 +35,11 @@ class Registrar:
                 self.refused(held.connection, settings, ended)
         elif record.wanted(settings.log, ended.result):
             who = held.plan.who.user
-            self.outbox.put(record.of_end(self.unit, held.connection, settings, who, ended))
+            fields = record.of_end(self.unit, held.connection, settings, who, ended)
+            if held.worker is not None and held.worker.group is not None:
+                # The server's unit has the lines of all commands, and this tells whose one is.
+                fields.append(f"SPAWN_WORKER={held.worker.group.rpartition('/')[2]}")
+            self.outbox.put(fields)
 
     def refused(self, connection: Connection, settings: Service | None, refusal: Refusal) -> None:
         """Records why there was no command."""
@@ -54,7 +58,7 @@ class Registrar:
 
     def too_many(self, settings: Service, count: int) -> None:
         """Records that so many connections were above MaxConnectionsPerSource=."""
-        self.outbox.put(record.of_refused(settings, count))
+        self.outbox.put(record.of_dropped(settings, count))
 
     def _explain(self, held: Held, told: str) -> bool:
         """Has a process of its own record it; whether there can be one."""

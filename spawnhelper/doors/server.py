@@ -45,7 +45,7 @@ from spawnhelper.stages.plan import Plan
 
 TICK = 1 * NSEC_PER_SEC  # between looks at what has a deadline
 DEAF_FOR = 1 * NSEC_PER_SEC  # when a connection cannot be accepted
-REFUSED_PAUSE = 10 * NSEC_PER_SEC  # between two records of connections above a limit
+DROPPED_PAUSE = 10 * NSEC_PER_SEC  # between two records of connections above a limit
 LAST_RECORDS = 5 * NSEC_PER_SEC  # for a journal that takes none, at the end
 # So many at a time.
 MOST_HEARD = 256
@@ -241,7 +241,7 @@ class Server:
         if 0 < self.plan.service.per_source <= self.crew.sources[held.source]:
             client.close()
             self._over_limit += 1
-            self.board.refused += 1
+            self.board.dropped += 1
             self.clock.look_by(self._over_limit_at)
             return
         self.crew.admit(held)
@@ -283,7 +283,7 @@ class Server:
         if self.crew.orphans:
             self.clock.look_by(now + SOON)
         if now >= self._over_limit_at:
-            self._tell_of_refused(now)
+            self._tell_of_dropped(now)
         if self._trial is not None and now >= self._trial_until:
             os.kill(self._trial, signal.SIGKILL)
             self._trial_until = now + TICK
@@ -300,11 +300,11 @@ class Server:
         """The children that are no workers."""
         return self.registrar.explaining | ({self._trial} if self._trial is not None else set())
 
-    def _tell_of_refused(self, now: int) -> None:
+    def _tell_of_dropped(self, now: int) -> None:
         """Says how many connections were above MaxConnectionsPerSource=, but not of each."""
         if self._over_limit and self.plan is not None:
             self.registrar.too_many(self.plan.service, self._over_limit)
-            self._over_limit, self._over_limit_at = 0, now + REFUSED_PAUSE
+            self._over_limit, self._over_limit_at = 0, now + DROPPED_PAUSE
 
     def _hear_signals(self) -> None:
         numbers = self.signals.hear()
@@ -320,7 +320,7 @@ class Server:
         if self.crew.stopping is None:
             now = time.monotonic_ns()
             self.notices.say("STOPPING=1")
-            self._tell_of_refused(now)
+            self._tell_of_dropped(now)
             self.crew.stop(now)
 
     def _tell(self) -> None:

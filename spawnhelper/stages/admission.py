@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from spawnhelper.conf import addresses
-from spawnhelper.outcome import REFUSED, Problem, Refusal
+from spawnhelper.outcome import DENIED, Problem, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,4 +84,4 @@ def refusal(service: Service, key: str, word: str | None, sentence: str) -> Refu
         answer = banner.for_refused(service)
     except Refusal as broken:  # a broken banner does not hide why there was to be one
         problems += broken.problems
-    return Refusal(REFUSED, os.EX_OK, problems=problems, answer=answer)
+    return Refusal(DENIED, os.EX_OK, problems=problems, answer=answer)

@@ -7,7 +7,7 @@ import select
 import time
 
 from spawnhelper.conf import files
-from spawnhelper.outcome import REFUSED, Refusal, misconfigured, shown
+from spawnhelper.outcome import DENIED, Refusal, misconfigured, shown
 from spawnhelper.stages.wait import NSEC_PER_MSEC, until_ready
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def greet(service: Service, connection: Connection, signals: Signals) -> None:
     assert service.banner is not None
     if not send(connection, text(service, "Banner", service.banner), signals):
         sentence = f"Banner= was not taken by the client within {SEND_TIME}s"
-        raise Refusal(REFUSED, os.EX_OK, problems=(service.problem("Banner", sentence),))
+        raise Refusal(DENIED, os.EX_OK, problems=(service.problem("Banner", sentence),))
 
 
 def for_refused(service: Service) -> bytes:

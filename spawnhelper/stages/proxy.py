@@ -12,7 +12,7 @@ import time
 
 from spawnhelper.conf import addresses
 from spawnhelper.conf.values import DIGITS, consists_of, unmapped
-from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
+from spawnhelper.outcome import DENIED, HEALTH_CHECK, Refusal
 from spawnhelper.stages import admission
 from spawnhelper.stages.wait import until_ready
 
@@ -79,7 +79,7 @@ def receive(service: Service, connection: Connection, signals: Signals) -> None:
     except Bad as error:
         sentence = f"ProxyProtocol={service.proxy_protocol}, and the connection {error}"
         problem = service.problem("ProxyProtocol", sentence)
-        raise Refusal(REFUSED, os.EX_OK, problems=(problem,)) from None
+        raise Refusal(DENIED, os.EX_OK, problems=(problem,)) from None
     # A proxy that checks the service may name itself (haproxy does, with version 1).
     if ends is not None and (unmapped(ends[0][0]), ends[0][1]) != connection.remote:
         connection.announce(*ends)

@@ -7,16 +7,9 @@ import contextlib
 import os
 import sys
 
-from spawnhelper.conf import files, listeners, service
+from spawnhelper.conf import dropins, files
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
-# What spawn@.socket has for a service without a drop-in gives way to the service's own.
-LISTENS = ("ListenStream=", "ExecStartPre=")
-# The trigger limit keeps a server that cannot start from being started without an end, where
-# Restart= does not (systemd.socket(5)).
-HAS_SERVER = ("Accept=no", "Service=spawn-server@%i.service", "TriggerLimitIntervalSec=2s")
-# Likewise spawn-server@.service. What fails is started again, and clients wait in the backlog.
-IS_SERVER = ("ExecStartPre=", "Restart=on-failure")
 KMSG = "/dev/kmsg"
 LONGEST_LINE = 900  # of 1024 bytes that the kernel takes for a record
 
@@ -42,7 +35,7 @@ def main(arguments: list[str]) -> int:
     for name in names:
         file = files.file_of(name)
         try:
-            texts = drop_ins(file)
+            texts = dropins.made(file)
         except (Refusal, OSError) as error:
             say(f"{error}; spawn@{shown(name)}.socket will not listen")
             continue
@@ -54,40 +47,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def drop_ins(file: str) -> dict[str, str]:
-    """What systemd is told about the service's units, by their names; a Refusal where the file is
-    not good."""
-    sections = listeners.checked_sections(file)
-    name = files.name_of(file)
-    # What Accept= comes to has been decided, by rules for an empty value that systemd has not.
-    socket = [
-        f"{each.key}={each.value}"
-        for each in sections
-        if each.section == "Socket" and each.key != "Accept"
-    ]
-    unit = f"spawn@{name}.socket"
-    if not service.is_standing(sections):
-        return {unit: _drop_in(file, "Socket", *LISTENS, *socket)}
-    server = [f"{each.key}={each.value}" for each in sections if each.section == "Service"]
-    return {
-        unit: _drop_in(file, "Socket", *LISTENS, *HAS_SERVER, *socket),
-        f"spawn-server@{name}.service": _drop_in(file, "Service", *IS_SERVER, *server),
-    }
-
-
-def _drop_in(file: str, section: str, *lines: str) -> str:
-    head = f"# Made by spawn-generator(8) from {file}\n[Unit]\nSourcePath={file}\n\n[{section}]\n"
-    return head + "".join(f"{line}\n" for line in lines)
-
-
 def explain(file: str) -> str:
     """Why systemd has no listening address for this service, or no server."""
     try:
-        made = drop_ins(file)
+        made = dropins.made(file)
     except Refusal as refusal:
         return "\n".join(map(str, refusal.problems))
     unit = f"spawn@{files.name_of(file)}.socket"
-    if list(made) == [unit] and os.path.exists(f"{files.GENERATED}/{unit}.d/{files.DROP_IN}"):
+    if list(made) == [unit] and os.path.exists(files.drop_in(unit)):
         sentence = "the service has no server; write Accept=no in [Socket] if it is to have one"
         return str(Problem(file, None, sentence))
     sentence = "systemd has not seen this service file yet; run systemctl daemon-reload"

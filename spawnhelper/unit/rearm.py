@@ -48,7 +48,7 @@ def attempt(name: str, *, first: bool) -> int:
     EX_TEMPFAIL: worth another try. first: whether that has still to be said."""
     unit = f"spawn@{name}.socket"
     try:
-        os.stat(f"{files.GENERATED}/{unit}.d/{files.DROP_IN}")
+        os.stat(files.drop_in(unit))
     except OSError:
         return os.EX_CONFIG  # its service file is no good, and the socket unit has said so already
     begun = time.monotonic_ns() // NSEC_PER_USEC
@@ -68,14 +68,32 @@ def attempt(name: str, *, first: bool) -> int:
         return 0
     if shown(unit, "Job") not in ("", "0"):
         return 0  # it is just being stopped, and that is what counts
-    problems = listeners.conflicts(file)
+    problems = [
+        problem
+        for other, problem in listeners.conflicts(file)
+        if other == name or shown(f"spawn@{other}.socket", "ActiveState") == "active"
+    ]
     if problems:
         refusal = misconfigured(*problems)
         record.write(record.of_refusal(unit, None, name, None, refusal), foreground=False)
         return refusal.status
     if first:
-        record.write(record.of_listener(name, unit, CANNOT_LISTEN), foreground=False)
+        fields = record.of_listener(name, unit, CANNOT_LISTEN, taken(listeners.claimed(file)))
+        record.write(fields, foreground=False)
     return os.EX_TEMPFAIL
+
+
+def taken(claimed: list[Listener]) -> str:
+    """Which of these addresses somebody else listens at, and how to find out who; "" where nobody
+    does. The name of that process only root with all of its rights can see."""
+    from spawnhelper import sockets
+
+    for wanted in claimed:
+        for each in sockets.listening():
+            if wanted.overlaps_address(each.family, each.host, each.port):
+                whose = "another program" if each.uid is None else f"a program of uid {each.uid}"
+                return f"{wanted.place} is in use by {whose}, which ss -lnpxt names"
+    return ""
 
 
 def start(unit: str) -> int:

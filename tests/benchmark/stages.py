@@ -46,14 +46,14 @@ def give_way(process):
     usual(process)
     note("letting the command go first")
     from spawnhelper import record
-    from spawnhelper.doors import refused
+    from spawnhelper.doors import dropped
     from spawnhelper.stages import delivery, supervise, traffic
     note("loading what the wait and the record need")
     watch(supervise.Supervision, "until_end", "the wait")
     watch(delivery.Delivery, "deliver", "sweeping, and the delivery")
     watch(record, "of_end", "counting")
     watch(record, "write", "the record, with its library")
-    watch(refused, "say", "whether connections were refused")
+    watch(dropped, "say", "whether connections were dropped")
 usual, command.Process.give_way = command.Process.give_way, give_way
 status = one.main(sys.argv[1:])
 with open({str(NOTES)!r}, "a") as out:

@@ -116,8 +116,8 @@ def test_above_the_limit(service: Callable[..., Installed], promise: Callable[[s
     for client in held:
         client.close()
     until_over()
-    found = [each for each in journal(f"SPAWN_SERVICE={there.name}") if "SPAWN_REFUSED" in each]
-    assert [each["SPAWN_REFUSED"] for each in found] == ["1000"]
+    found = [each for each in journal(f"SPAWN_SERVICE={there.name}") if "SPAWN_DROPPED" in each]
+    assert [each["SPAWN_DROPPED"] for each in found] == ["1000"]
     lines = [each for each in journal(f"UNIT={there.socket_unit}") if "Too many" in each["MESSAGE"]]
     assert lines == []
     promise(f"1000 refused, {len(found)} record, {len(lines)} other lines")

@@ -47,9 +47,9 @@ MECHANISMS = {
         "main(sys.argv[1:]); import time; time.sleep(100)",
         "bursts.py::test_a_second_burst_costs_no_more_memory",
     ),
-    "who ends says what was refused (refused.py)": Mechanism(
+    "who ends says what was dropped (dropped.py)": Mechanism(
         PACKAGE / "doors/one.py",
-        "refused.say(settings)",
+        "dropped.say(settings)",
         "pass",
         "bursts.py::test_above_the_limit",
     ),

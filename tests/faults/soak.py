@@ -31,7 +31,7 @@ KINDS = {
     "signal": "Argv=/bin/sh -c 'kill -9 $$'\n",
     "time-limit": "Argv=/bin/sleep 60\nTimeLimit=50ms\nKillDelay=0\n",
     "size-limit": "Argv=/bin/cat\nSizeLimit=1\n",
-    "refused": "Argv=/bin/cat\nAllowFrom=192.0.2.1\n",
+    "denied": "Argv=/bin/cat\nAllowFrom=192.0.2.1\n",
     "config": "Argv=/no/such/program\n",
 }
 CLIENTS = 8

@@ -11,7 +11,7 @@ import socket
 from spawnhelper.conf import addresses, values
 from spawnhelper.conf.service import Service
 from spawnhelper.doors import inherited
-from spawnhelper.outcome import HEALTH_CHECK, REFUSED, Refusal
+from spawnhelper.outcome import DENIED, HEALTH_CHECK, Refusal
 from spawnhelper.signals import Signals
 from spawnhelper.stages import proxy
 
@@ -74,7 +74,7 @@ def one(octets: bytes) -> None:
         while part := ours.recv(65536):
             rest += part
         ours.close()
-    assert result in ("", REFUSED, HEALTH_CHECK)
+    assert result in ("", DENIED, HEALTH_CHECK)
     assert said.isprintable(), said
     assert connection.read + len(rest) == len(sent)
     compare(settings.proxy_protocol, sent, rest, ends, result)
@@ -88,14 +88,14 @@ def compare(protocol: str, sent: bytes, rest: bytes, ends: Ends | None, result: 
         expected = named_by_binary(sent)
         whole = 16 + int.from_bytes(sent[14:16], "big")
         assert taken <= whole
-        assert result == REFUSED or taken == whole
+        assert result == DENIED or taken == whole
     elif sent.startswith(b"PROXY ") and protocol != "v2":
         end = sent.find(b"\r\n")
         expected = named_by_text(sent[: end + 2]) if end >= 0 else None
         assert taken <= 107
-        assert result == REFUSED or taken == end + 2
+        assert result == DENIED or taken == end + 2
     else:
-        assert result == (REFUSED if sent else HEALTH_CHECK)
+        assert result == (DENIED if sent else HEALTH_CHECK)
         assert taken <= len(proxy.SIGNATURE)
     if ends is not None or expected is not None:
         assert ends == expected

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spawnhelper.conf import listeners, service, syntax
+from spawnhelper.conf import dropins, listeners, service, syntax
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.conf.values import CONNECTION_VARIABLES
 from spawnhelper.outcome import CONFIG, Refusal
-from spawnhelper.unit import generator
 
 FILE = Path("/run/spawn-fuzz/any.conf")
 WORDS = [
@@ -42,7 +41,7 @@ def one(octets: bytes) -> None:
         can_be_followed(loaded)
     claimed = {(each.line, each.text) for each in listeners.claimed(file)}
     try:
-        made = generator.drop_ins(file)
+        made = dropins.made(file)
     except Refusal as refusal:
         complains(refusal, octets)
         return

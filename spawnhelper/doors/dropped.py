@@ -1,11 +1,11 @@
-"""What systemd refused above MaxConnections= or MaxConnectionsPerSource=, to be said once. Loaded
+"""What systemd dropped above MaxConnections= or MaxConnectionsPerSource=, to be said once. Loaded
 late.
 
-systemd counts what it refuses, and to ask it costs a process. It refuses somebody only while the
+systemd counts what it drops, and to ask it costs a process. It drops somebody only while the
 service is full, or has as many connections of that client as it may; either is over when one of
 these connections ends. So the helper that ends looks whether it is so, its own connection among
 them, and asks only then. It looks at the connections of all services, so it can ask in vain, and
-always does with MaxConnectionsPerSource=1. Some can still be refused between its look and its end:
+always does with MaxConnectionsPerSource=1. Some can still be dropped between its look and its end:
 for them it leaves a mark, and the next one to end asks once more.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 else:
     import posix as os
 
-FOLDER = "/run/spawn/refused"  # a file a service: how many of them have been said
+FOLDER = "/run/spawn/dropped"  # a file a service: how many of them have been said
 ANSWER_TIME = 5  # seconds
 MARK = "."  # before the name of one that is there as long as there can be more to say
 
 
 def say(service: Service) -> None:
-    """Writes the record of what was refused since there was one, if anything was.
+    """Writes the record of what was dropped since there was one, if anything was.
 
     Nothing is said while another helper asks, or where that cannot be noted or systemd does not
     tell: the next one to end asks again.
@@ -49,11 +49,11 @@ def say(service: Service) -> None:
     except (OSError, ValueError, ImportError):
         return
     if count:
-        record.write(record.of_refused(service, count), foreground=False)
+        record.write(record.of_dropped(service, count), foreground=False)
 
 
 def _full(service: Service) -> bool:
-    """Whether so many connections are open that systemd may refuse one of this service, or one more
+    """Whether so many connections are open that systemd may drop one of this service, or one more
     from this client. Control groups tell (cgroups(7)): each connection has one, named as its unit,
     in one folder."""
     own = _read("/proc/self/cgroup").partition("0::")[2].strip()
@@ -75,7 +75,7 @@ def _source(unit: str) -> str:
 
 
 def _unsaid(said: int, name: str) -> int:
-    """How many connections systemd has refused that nobody has said anything about; from now on
+    """How many connections systemd has dropped that nobody has said anything about; from now on
     somebody has. said: the open file with the number that was.
 
     Raises OSError where another process is at it, ValueError where systemd does not answer.
