@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from spawnhelper import outcome
-from spawnhelper.outcome import ERR, NOTICE, WARNING, shown
+from spawnhelper.conf.settings import KEYS
+from spawnhelper.outcome import ERR, NOTICE, WARNING, printable, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +26,10 @@ JOURNAL = "/run/systemd/journal/socket"
 # MaxConnections=.
 SEND_TIME = 10.0
 DAEMON = 3  # syslog(3)
-CAUSES = {
-    outcome.TIME_LIMIT: "over its time limit",
-    outcome.IDLE_LIMIT: "over its idle limit",
-    outcome.SIZE_LIMIT: "over its size limit",
-    outcome.STOPPED: "stopped",
+LIMITS = {
+    outcome.TIME_LIMIT: "TimeLimit",
+    outcome.IDLE_LIMIT: "IdleLimit",
+    outcome.SIZE_LIMIT: "SizeLimit",
 }
 MESSAGE_IDS = {
     outcome.SUCCESS: "fcaaa835aa6a4e84a066789e1b15fc45",
@@ -63,8 +63,10 @@ def of_end(
     """The fields for a command that ran, as this user."""
     command = service.argv[0]
     fate, exit_fields = exit_of(ended.status)
-    if cause := CAUSES.get(ended.result):
-        fate = f"{cause}, {fate}"
+    if ended.result == outcome.STOPPED:
+        fate = f"stopped, {fate}"
+    elif key := LIMITS.get(ended.result):
+        fate = f"over {_limit(service, key)}, {fate}"
     what = f"{shown(command)} as {user}"
     duration = span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {client_of(connection)}"
@@ -272,6 +274,14 @@ def _signal_name(number: int) -> str:
         if name.startswith("SIG") and name[3] != "_" and getattr(signal, name) == number:
             return name.removeprefix("SIG")
     return f"RTMIN+{number - signal.SIGRTMIN}"
+
+
+def _limit(service: Service, key: str) -> str:
+    """A limit as the file has it, and where."""
+    given = service.given.get(key)
+    if not given:
+        return f"{key}={KEYS[key].default_text}"
+    return f"{key}={shown(given[-1].value)} ({printable(given[-1].file)}:{given[-1].line})"
 
 
 def _counted(count: int, one: str, many: str = "") -> str:

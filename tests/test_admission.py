@@ -149,36 +149,36 @@ def test_hundreds_of_prefixes_in_a_file(service: Callable[..., Installed]) -> No
 @pytest.mark.parametrize(
     ("rules", "client", "line", "sentence"),
     [
-        ("DenyFrom=127.0.0.0/8", "127.0.0.1", 7, "DenyFrom=127.0.0.0/8 has 127.0.0.1"),
+        ("DenyFrom=127.0.0.0/8", "127.0.0.1", 7, "127.0.0.1 is in DenyFrom=127.0.0.0/8"),
         (
             "DenyFrom=10.0.0.0/8\nDenyFrom=::1 127.0.0.0/16\nDenyFrom=192.0.2.1",
             "127.0.0.1",
             8,
-            "DenyFrom=127.0.0.0/16 has 127.0.0.1",
+            "127.0.0.1 is in DenyFrom=127.0.0.0/16",
         ),
         (
             "DenyFrom=127.0.0.2\nAllowFrom=127.0.0.0/30",
             "127.0.0.2",
             7,
-            "DenyFrom=127.0.0.2 has 127.0.0.2",
+            "127.0.0.2 is in DenyFrom=127.0.0.2",
         ),
         (
             "AllowFrom=127.0.0.2\nAllowFrom=::1",
             "127.0.0.1",
             8,
-            "AllowFrom= does not have 127.0.0.1",
+            "127.0.0.1 is not in AllowFrom=",
         ),
         (
             "AllowFrom=127.0.0.1\nDenyFrom=127.0.0.1",
             "127.0.0.1",
             8,
-            "DenyFrom=127.0.0.1 has 127.0.0.1",
+            "127.0.0.1 is in DenyFrom=127.0.0.1",
         ),
         (
             "DenyFrom=::ffff:127.0.0.1",
             "127.0.0.1",
             7,
-            "DenyFrom=::ffff:127.0.0.1 has 127.0.0.1",
+            "127.0.0.1 is in DenyFrom=::ffff:127.0.0.1",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_broken_banner_does_not_hide_the_rule(service: Callable[..., Installed
     assert there.talk() == b""
     record = there.record()
     assert record["SPAWN_RESULT"] == "denied"
-    said = f"{there.file}:7: DenyFrom=127.0.0.1 has 127.0.0.1 (and 1 more: spawnctl check"
+    said = f"{there.file}:7: 127.0.0.1 is in DenyFrom=127.0.0.1 (and 1 more: spawnctl check"
     assert said in record["MESSAGE"]
 
 
@@ -271,7 +271,7 @@ def test_a_client_without_an_address_any_more_is_not_let_in(
         reset(client)
     record = there.record()
     assert record["SPAWN_RESULT"] == "denied"
-    assert "AllowFrom= does not have 127.0.0.1" in record["MESSAGE"]
+    assert "127.0.0.1 is not in AllowFrom=" in record["MESSAGE"]
 
 
 @in_machine

@@ -19,7 +19,7 @@ OWNER = "spawn-owner"
 
 def notes(there: Installed, *options: str) -> list[str]:
     """What the check has to say of a service that is well, without the place."""
-    checked = run("spawnctl", "check", there.name, *options)
+    checked = there.check(*options)
     assert checked.stdout == f"{there.file}: ok\n"
     lines = checked.stderr.splitlines()
     assert all(line.startswith(f"{there.file}:") for line in lines)

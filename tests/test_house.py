@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "__main__": {"doors"},
     "outcome": set(),
     "signals": set(),
-    "record": GROUND,
+    "record": {*GROUND, "conf"},
     "post": {"record"},
     "board": set(),
     "sockets": set(),

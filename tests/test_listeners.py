@@ -263,7 +263,7 @@ def two_paths(service: Callable[..., Installed]) -> tuple[Installed, Installed]:
 
 def test_two_paths_are_worth_a_note(two_paths: tuple[Installed, Installed]) -> None:
     one, two = two_paths
-    done = run("spawnctl", "check", one.name)
+    done = one.check()
     assert done.stdout == f"{one.file}: ok\n"
     note = (
         f"{one.file}:2: note: a client process that connects to {two.name}, too, can have a "
@@ -271,18 +271,18 @@ def test_two_paths_are_worth_a_note(two_paths: tuple[Installed, Installed]) -> N
     )
     assert done.stderr == (note if systemd_version() < 258 else "")
     two.file.unlink()
-    assert run("spawnctl", "check", one.name).stderr == ""
+    assert one.check().stderr == ""
 
 
 def test_a_queue_for_nobody_is_worth_a_note(service: Callable[..., Installed]) -> None:
     spawn = "User=nobody\nArgv=/bin/true\nMaxCommands=256\n"
     there = service(spawn, start=False)
-    assert run("spawnctl", "check", there.name).stderr == (
+    assert there.check().stderr == (
         f"{there.file}:7: note: MaxCommands=256 has nobody wait, for MaxConnections= is 256; "
         "raise that in [Socket]\n"
     )
     there.write(spawn, "MaxConnections=257")
-    assert run("spawnctl", "check", there.name).stderr == ""
+    assert there.check().stderr == ""
 
 
 def test_check_knows_whom_systemd_cannot_look_up(service: Callable[..., Installed]) -> None:

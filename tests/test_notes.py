@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,16 +56,56 @@ def test_streams_that_cannot_be_opened(
     assert notes(there) == ([note] if sentence else [])
 
 
-def test_warnings_of_a_runtime_go_to_the_client(service: Callable[..., Installed]) -> None:
+def test_what_goes_to_the_client_alone(service: Callable[..., Installed]) -> None:
     spawn = "Argv=/usr/bin/python3 -c pass\nUser=nobody\n"
     there = service(spawn, start=False)
-    assert notes(there) == [
-        "5: note: warnings of python3 go to the client, as all of standard error does; write "
-        "StandardError=journal, or StandardError=socket if that is meant"
-    ]
+    assert run("spawnctl", "check", there.name).stderr == (
+        f"{there.file}:5: note: what python3 writes to standard error goes to the client, and is "
+        "nowhere else; write StandardError=journal, or StandardError=socket if that is meant\n"
+    )
     for where in ("journal", "socket", "null"):
         there.write(f"{spawn}StandardError={where}")
-        assert notes(there) == []
+        assert run("spawnctl", "check", there.name).stderr == ""
+
+
+def test_a_comment_behind_a_command(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat # as it comes", start=False)
+    assert notes(there) == [
+        "6: note: Argv= has the word #, which begins no comment here: the command gets it, and "
+        "what follows; put a comment on a line of its own"
+    ]
+
+
+def test_directives_that_systemd_does_not_know(service: Callable[..., Installed]) -> None:
+    lines = "MaxConnectons=5\nBacklog=7\nSocketMode=rw\nSocketProtocol=tcp\nTransparent=maybe"
+    there = service("User=nobody\nArgv=/bin/cat", socket_section=lines, start=False)
+    see = "systemd.socket(5), systemd.service(5) and systemd.exec(5) list what there is"
+    assert notes(there) == [
+        f"3: note: systemd does not know MaxConnectons=; {see}",
+        f"5: note: systemd does not take SocketMode= so; {see}",
+        f"6: note: systemd does not take SocketProtocol= so; {see}",
+        f"7: note: systemd does not take Transparent= so; {see}",
+    ]
+    there = service("User=nobody\nArgv=/bin/cat", socket_section="Accept=no", start=False)
+    text = there.file.read_text()
+    there.file.write_text(
+        f"{text.replace('nobody', 'games')}[Service]\nMemoryMx=5M\nMemoryMax=50M\n"
+    )
+    last = len(text.splitlines()) + 2
+    assert notes(there) == [f"{last}: note: systemd does not know MemoryMx=; {see}"]
+
+
+def test_an_address_that_is_in_use(service: Callable[..., Installed]) -> None:
+    """Said before anybody enables it; it can be what the service is to replace."""
+    there = service("User=nobody\nArgv=/bin/cat", start=False)
+    with socket.create_server(there.address):
+        (note,) = there.check().stderr.splitlines()
+    place = "{}:{}".format(*there.address)
+    assert re.fullmatch(
+        rf"{there.socket_unit}: note: address in use: {place} is in use by \S+ "
+        rf"\(pid {os.getpid()}\); it could not listen there",
+        note,
+    )
 
 
 def test_a_daemon_that_needs_the_socket(service: Callable[..., Installed]) -> None:
@@ -90,9 +133,7 @@ def test_a_daemon_that_needs_the_socket(service: Callable[..., Installed]) -> No
             "is refused, for only its own address tells whose it is; listen at a wildcard for "
             "other addresses, or upgrade",
         ),
-        ("SocketProtocol=tcp", ""),
         ("Transparent=no", ""),
-        ("Transparent=maybe", ""),
     ],
 )
 def test_what_an_older_systemd_does_not_do(

@@ -409,7 +409,7 @@ def test_what_binfmt_misc_runs(service: Callable[..., Installed], make: Make) ->
     """A namespace of users has formats of its own, so this has no effect on anybody else."""
     program = make("program", elf(None, FOREIGN[1]))
     other = make("program.tried", "tried")
-    there = service(f"User=nobody\nArgv={program}", start=False)
+    there = service(f"User=nobody\nArgv={program}\nStandardError=null", start=False)
     assert "this is a program for" in there.check().stderr
     magic = "".join(f"\\x{octet:02x}" for octet in program.read_bytes()[:20])
     mask = "\\xff" * 7 + "\\x00" * 11 + "\\xff" * 2

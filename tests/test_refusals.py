@@ -475,11 +475,17 @@ def test_a_file_that_is_none(service: Callable[..., Installed]) -> None:
     )
 
 
+RENAME = (
+    "a service is named with letters, digits, - _ and .; rename the file, or check it as what it "
+    "is to be: spawnctl check --as NAME FILE"
+)
+
+
 def test_names_that_make_no_service() -> None:
     for name, sentence in (
         ("/etc/passwd", "the name does not end with .conf; rename the file"),
-        ("/tmp/a b.conf", "a service is named with letters, digits, - _ and .; rename the file"),
-        ("/tmp/.conf", "a service is named with letters, digits, - _ and .; rename the file"),
+        ("/tmp/a b.conf", RENAME),
+        ("/tmp/.conf", RENAME),
     ):
         assert run("spawnctl", "check", name, check=False).stderr == f"{name}: {sentence}\n"
 
@@ -500,7 +506,15 @@ def test_names_that_make_no_service() -> None:
             "FileDescriptorName= is set by spawnhelper: it carries the name of the service; "
             "remove the line",
         ),
-        ("ListenDatagram=5", "ListenDatagram= is no stream of bytes; write ListenStream="),
+        (
+            "ListenDatagram=5",
+            "ListenDatagram= has no connections, and a service of UDP needs a unit of its own; "
+            "write ListenStream= for TCP or a path",
+        ),
+        (
+            "ListenFIFO=/run/x",
+            "ListenFIFO= is no stream of bytes; write ListenStream= for TCP or a path",
+        ),
         (
             "ListenStream=localhost:http",
             "ListenStream=localhost:http is no address; write 127.0.0.1:PORT, [::1]:PORT, "
@@ -619,8 +633,7 @@ def test_odd_things_in_the_folder_harm_nobody_else(service: Callable[..., Instal
         assert checked.returncode == EX_CONFIG
         assert f"{there.file}: ok\n" in checked.stdout
         assert f"{folder}: this is not a regular file; replace it by one\n" in checked.stderr
-        rename = "a service is named with letters, digits, - _ and .; rename the file"
-        assert f"/etc/spawn/odd\\udcff\\n.conf: {rename}\n" in checked.stderr
+        assert f"/etc/spawn/odd\\udcff\\n.conf: {RENAME}\n" in checked.stderr
     finally:
         folder.rmdir()
         odd.unlink()
@@ -648,9 +661,11 @@ def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
             "give each service an address of its own"
         )
 
-    for one, other in ((first, second), (second, first)):
-        checked = one.check()
-        assert (checked.returncode, checked.stderr) == (EX_CONFIG, claim(one, other) + "\n")
+    checked = second.check()
+    assert (checked.returncode, checked.stderr) == (EX_CONFIG, claim(second, first) + "\n")
+    note = claim(first, second).replace(":2: ", ":2: note: ").replace(" listens ", " would listen ")
+    checked = first.check()  # the other is neither enabled nor started
+    assert (checked.returncode, checked.stderr) == (0, f"{note}, before it is enabled\n")
     # The second cannot start, and its record says why; it is not tried again and again.
     run("systemctl", "daemon-reload")
     assert run("systemctl", "start", second.socket_unit, check=False).returncode != 0

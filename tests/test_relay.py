@@ -86,7 +86,7 @@ def test_to_the_byte(
     assert there.talk(b"x" * sent) == f"{got}\n".encode()
     record = there.record()
     assert outcome(record) == (result, "0", str(got))
-    fate = "over its size limit, exit status 0 after" if got < sent else ": exit status 0 after"
+    fate = "over SizeLimit=" if got < sent else ": exit status 0 after"
     assert fate in record["MESSAGE"]
     assert record["PRIORITY"] == ("4" if got < sent else "5")
 
@@ -287,7 +287,7 @@ def test_idle_limit_counts_from_the_last_byte_either_way(
         assert 1.45 <= time.monotonic() - begun < 1.45 + SLACK
     record = there.record()
     assert outcome(record) == ("idle-limit", "TERM", "10")
-    assert "over its idle limit, killed by SIGTERM after" in record["MESSAGE"]
+    assert "over IdleLimit=" in record["MESSAGE"]
     assert record["PRIORITY"] == "4"
 
 

@@ -162,7 +162,65 @@ def test_an_ordinary_user_cannot_serve_others(folder: Path) -> None:
     assert done.returncode == os.EX_NOPERM
     assert done.stderr == (
         f"{file}:4: User= is uid 65534 and gid 65534, and this runs as uid {account.pw_uid} and "
-        f"gid {account.pw_gid}; without root it serves your own commands only\n"
+        f"gid {account.pw_gid}; without root commands run as yourself alone: add --as-me, or use "
+        "sudo\n"
+    )
+
+
+@in_machine
+@pytest.mark.usefixtures("alice")
+def test_an_ordinary_user_tries_what_is_somebody_elses(folder: Path) -> None:
+    """The example, as it stands; and its standard error where the person looks."""
+    spawn = (
+        "User=nobody\nSupplementaryGroups=users\nStandardError=journal\n"
+        "Argv=/bin/sh -c 'id -un; echo this went wrong >&2'"
+    )
+    port = free_port()
+    file = folder / "tried.conf"
+    file.write_text(f"[Socket]\nListenStream=127.0.0.1:{port}\n[Spawn]\n{spawn}\n")
+    (folder / "tried.conf.d").mkdir()
+    (folder / "tried.conf.d/x.conf").write_text("[Spawn]\nEnvironment=A=1\n")
+    file.chmod(0o644)
+    account = pwd.getpwnam(USER)
+    become = ["setpriv", f"--reuid={USER}", f"--regid={account.pw_gid}", "--init-groups"]
+    before = set(Path("/tmp").glob("spawnctl-*"))
+    errors = folder / "errors"
+    with errors.open("w") as out:
+        process = subprocess.Popen([*become, *SPAWNCTL, "run", "--as-me", str(file)], stderr=out)
+    try:
+        assert talk(port) == f"{USER}\n".encode()
+        until(lambda: "this went wrong" in errors.read_text())
+        until(lambda: f"tried: /bin/sh as {USER}: exit status 0" in errors.read_text())
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+    assert set(Path("/tmp").glob("spawnctl-*")) == before
+
+
+@in_machine
+@pytest.mark.usefixtures("alice")
+def test_an_address_that_is_not_to_be_had(folder: Path) -> None:
+    """Before anything is said to be served."""
+    file = folder / "x.conf"
+    file.write_text(f"[Socket]\nListenStream=127.0.0.1:79\n[Spawn]\nUser={USER}\nArgv=/bin/true\n")
+    file.chmod(0o644)
+    account = pwd.getpwnam(USER)
+    become = ["setpriv", f"--reuid={USER}", f"--regid={account.pw_gid}", "--init-groups"]
+    done = run(*become, *SPAWNCTL, "run", str(file), check=False)
+    assert (done.returncode, done.stdout) == (os.EX_NOPERM, "")
+    assert done.stderr == (
+        "spawnctl: 127.0.0.1:79 cannot be listened at: Permission denied; choose a port above 1023 "
+        "with --listen\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = "{}:{}".format(*other.getsockname())
+        done = run(*become, *SPAWNCTL, "run", str(file), f"--listen={place}", check=False)
+    assert (done.returncode, done.stdout) == (os.EX_UNAVAILABLE, "")
+    assert done.stderr == f"spawnctl: {place} cannot be listened at: Address already in use\n"
+    done = run(*become, *SPAWNCTL, "run", str(file), "--listen=nowhere:1", check=False)
+    assert done.returncode == os.EX_USAGE
+    assert done.stderr.startswith(
+        "spawnctl: --listen=nowhere:1 is no address; write 127.0.0.1:PORT"
     )
 
 

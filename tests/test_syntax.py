@@ -60,11 +60,21 @@ def test_a_continuation_at_the_end_of_the_file() -> None:
     assert parsed("[Spawn]\nArgv=a\\\n# the end") == ([("Spawn", "Argv", "a", 2)], [])
 
 
+def test_a_section_in_other_letters_is_read_as_what_it_was_meant_for() -> None:
+    """One mistake, one sentence."""
+    assignments, problems = parsed("[socket]\nListenStream=1\n[SPAWN]\nUser=a")
+    assert assignments == [("Socket", "ListenStream", "1", 2), ("Spawn", "User", "a", 4)]
+    assert problems == [
+        "f:1: unknown section [socket]; write [Socket]",
+        "f:3: unknown section [SPAWN]; write [Spawn]",
+    ]
+
+
 def test_the_name_of_a_section_is_shown_only_if_it_is_one() -> None:
     """A line of a value that went on without a backslash can begin with a bracket, too."""
     known = "; this file can have [Socket], [Spawn] and [Service]"
     assert parsed('[Spawn ]\n["s3cret"]\n[Unit]')[1] == [
-        f"f:1: unknown section{known}",
+        "f:1: unknown section; write [Spawn]",
         f"f:2: unknown section{known}",
         f"f:3: unknown section [Unit]{known}",
     ]

@@ -324,6 +324,10 @@ BAD: dict[str, list[tuple[str, str]]] = {
                 "has '10.0.0.1/8', an address with bits beyond the prefix; make them zero",
             ),
             ("10.0.0.0/33", f"has '10.0.0.0/33'; {LENGTHS}"),
+            (
+                "10.0.0.0/8,192.168.0.0/16",
+                "has '10.0.0.0/8,192.168.0.0/16'; separate prefixes by blanks, not by commas",
+            ),
             ("::/129", f"has '::/129'; {LENGTHS}"),
             ("10.0.0.0/", f"has '10.0.0.0/'; {LENGTHS}"),
             ("10.0.0", f"has '10.0.0'; {ADDRESSES}"),

@@ -90,6 +90,8 @@ def _prefix(text: str) -> Prefix:
             or int(length) > 32 + 96 * (":" in address)
         ):
             right = "the length of a prefix is 0 to 32 for IPv4, 0 to 128 for IPv6"
+            if "," in text:
+                right = "separate prefixes by blanks, not by commas"
             raise ValueError(f"has '{shown(text)}'; {right}")
         bits = int(length)
         if mapped and bits < MAPPED_BITS:

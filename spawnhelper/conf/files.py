@@ -5,7 +5,7 @@ from __future__ import annotations
 import _stat as stat  # the C module behind stat
 
 from spawnhelper.conf.values import NAME_CHARACTERS, consists_of
-from spawnhelper.outcome import Problem, misconfigured, printable, shown
+from spawnhelper.outcome import Problem, misconfigured, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there 
 MASK = "/dev/null"  # a link to it stands for a file that is not there
 MOST_LINKS = 40  # path_resolution(7)
 LONGEST_FILE = 1 << 20
+TOO_LONG = "the service file is longer than 1 MiB; shorten it"
+# What is to be judged before it is in a file, by the path of that: spawnctl's, for people who are
+# still at it.
+drafts: dict[str, bytes] = {}
 LONGEST_NAME = 200  # NAME stands in names of units, which have 255 bytes
 
 
@@ -72,11 +76,14 @@ def check_name(file: str) -> None:
     if not file.endswith(SUFFIX):
         sentence = "the name does not end with .conf; rename the file"
     elif not is_name(name_of(file)):
-        sentence = "a service is named with letters, digits, - _ and .; rename the file"
+        sentence = (
+            "a service is named with letters, digits, - _ and .; rename the file, or check it as "
+            "what it is to be: spawnctl check --as NAME FILE"
+        )
     elif masked(file):
         sentence = f"the service is masked by a link to {MASK}; remove the link"
     if sentence:
-        raise misconfigured(Problem(shown(file), None, sentence))
+        raise misconfigured(Problem(file, None, sentence))
 
 
 def sources(file: str) -> list[str]:
@@ -109,6 +116,8 @@ def check_folders(file: str) -> None:
 def trusted_text(file: str) -> bytes:
     """What is in the file; a Refusal where it is none that can be followed, for example because
     others than root, or who runs this, can write or replace it."""
+    if file in drafts:
+        return _draft(file)
     descriptor = _open(file)
     try:
         sentence = distrust(file, descriptor)
@@ -118,9 +127,18 @@ def trusted_text(file: str) -> bytes:
     finally:
         os.close(descriptor)
     if len(found) > LONGEST_FILE:
-        sentence = "the service file is longer than 1 MiB; shorten it"
-        raise misconfigured(Problem(file, None, sentence))
+        raise misconfigured(Problem(file, None, TOO_LONG))
     return found
+
+
+def _draft(file: str) -> bytes:
+    """The text that is meant for a file; a Refusal where that could not be followed there."""
+    sentence = distrust_way(_folder_of(file), listed=True)
+    if not sentence and len(drafts[file]) > LONGEST_FILE:
+        sentence = TOO_LONG
+    if sentence:
+        raise misconfigured(Problem(file, None, sentence))
+    return drafts[file]
 
 
 def distrust(file: str, descriptor: int) -> str:
@@ -130,6 +148,8 @@ def distrust(file: str, descriptor: int) -> str:
 
 def text(file: str) -> bytes:
     """What is in the file, by whomever it was written."""
+    if file in drafts:
+        return drafts[file]
     descriptor = _open(file)
     try:
         return _content(descriptor)

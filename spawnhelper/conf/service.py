@@ -21,15 +21,16 @@ OURS = {
     "Service": "Accept= says who serves connections",
     "FileDescriptorName": "it carries the name of the service",
 }
-NOT_STREAMS = (
-    "ListenDatagram",
-    "ListenSequentialPacket",
-    "ListenFIFO",
-    "ListenSpecial",
-    "ListenNetlink",
-    "ListenMessageQueue",
-    "ListenUSBFunction",
-)
+NO_STREAM = "is no stream of bytes"
+NOT_STREAMS = {
+    "ListenDatagram": "has no connections, and a service of UDP needs a unit of its own",
+    "ListenSequentialPacket": NO_STREAM,
+    "ListenFIFO": NO_STREAM,
+    "ListenSpecial": NO_STREAM,
+    "ListenNetlink": NO_STREAM,
+    "ListenMessageQueue": NO_STREAM,
+    "ListenUSBFunction": NO_STREAM,
+}
 
 
 class Service:
@@ -272,7 +273,7 @@ def _unit_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
 def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
     """What is wrong with the [Socket] section, whoever serves it."""
     problems = []
-    listens = False
+    listens = misplaced = False  # one mistake, one sentence
     for assignment in assignments:
         key, source, line = assignment.key, assignment.file, assignment.line
         if assignment.section != "Socket":
@@ -284,7 +285,7 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
             sentence = f"{key}= is set by spawnhelper: {OURS[key]}; remove the line"
             problems.append(Problem(source, line, sentence))
         elif key in NOT_STREAMS:
-            sentence = f"{key}= is no stream of bytes; write ListenStream="
+            sentence = f"{key}= {NOT_STREAMS[key]}; write ListenStream= for TCP or a path"
             problems.append(Problem(source, line, sentence))
         elif key == "SocketProtocol" and assignment.value not in ("", "tcp", "mptcp"):
             sentence = f"SocketProtocol={shown(assignment.value)} is not TCP; remove the line"
@@ -297,7 +298,8 @@ def _socket_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
             problems.append(Problem(source, line, sentence))
         elif key == "ListenStream":
             listens = bool(assignment.value)
-    if not listens:
+        misplaced = misplaced or key in NOT_STREAMS
+    if not listens and not misplaced:
         sentence = "[Socket] has no ListenStream=; write where to listen, as in 127.0.0.1:10031"
         problems.append(Problem(file, None, sentence))
     return problems

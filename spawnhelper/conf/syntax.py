@@ -81,9 +81,14 @@ def parse(
             elif whole[1:-1] in sections:
                 section = whole[1:-1]
             elif not whole.startswith("[X-"):
-                known = _listed(sections, "and")
                 which = f" {shown(whole)}" if consists_of(whole[1:-1], NAME_CHARACTERS) else ""
-                problem(first, f"unknown section{which}; this file can have {known}")
+                likely = [each for each in sections if each.lower() == whole[1:-1].strip().lower()]
+                # What stands below it is read as what it was meant for: one mistake, one sentence.
+                section = likely[0] if likely else None
+                right = f"this file can have {_listed(sections, 'and')}"
+                if likely:
+                    right = f"write [{likely[0]}]"
+                problem(first, f"unknown section{which}; {right}")
             continue
         if section is None:
             if not headed:

@@ -18,12 +18,19 @@ from spawnhelper.outcome import shown
 
 # The file of each verb. None but the one that runs is loaded: libraries take their time.
 VERBS = {
+    "apply": "apply",
     "check": "check",
+    "edit": "edit",
+    "health": "verdict",
     "list": "listing",
     "log": "log",
+    "metrics": "metrics",
+    "new": "new",
     "run": "run",
+    "show": "show",
     "stats": "stats",
     "status": "status",
+    "stop": "stop",
 }
 # Their values can begin with a hyphen, which argparse takes for another option.
 TIMES = ("-S", "--since", "-U", "--until")
@@ -53,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 def parser(names: Iterable[str] = tuple(VERBS)) -> argparse.ArgumentParser:
     """The command line of spawnctl, as far as it is about these verbs."""
     top = Parser(
-        prog="spawnctl", description="Check, try and review the services of spawnhelper(8)."
+        prog="spawnctl", description="Write, apply, try and review the services of spawnhelper(8)."
     )
     top.add_argument("--version", action="version", version=f"spawnctl {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)

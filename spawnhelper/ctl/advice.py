@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
 
 from spawnhelper.conf import files, listeners, service, values
 from spawnhelper.conf.service import Service
+from spawnhelper.conf.syntax import Assignment
 from spawnhelper.ctl import rules, slips, trust
 from spawnhelper.outcome import Problem, shown
 
@@ -20,8 +25,8 @@ FOLDERS = tuple(
 CREDENTIALS = ("LoadCredential", "LoadCredentialEncrypted", "ImportCredential", "SetCredential")
 # What a shell can do with standard streams that cannot be opened by name.
 OPENED = {"/dev/stdin": "<&0", "/dev/stdout": ">&1", "/dev/stderr": ">&2"}
-# These write warnings that their script did not ask for.
-RUNTIMES = ("python", "perl", "ruby", "php", "node")
+DIRECTIVES = "systemd.socket(5), systemd.service(5) and systemd.exec(5) list what there is"
+VERIFY_TIME = 20  # seconds
 # These end, or take it for a start without inetd, where standard input is no socket.
 ASKING = ("rsync", "vsftpd", "in.ftpd", "in.telnetd")
 
@@ -36,6 +41,7 @@ def of(settings: Service, file: str) -> list[Problem]:
         *_of_root(file),
         *_opened_streams(settings),
         *_warnings(settings),
+        *_unknown_directives(file),
         *_asking(settings),
         *rules.of(settings, file),
         *trust.of(settings),
@@ -150,15 +156,69 @@ def _opened_streams(settings: Service) -> list[Problem]:
 
 
 def _warnings(settings: Service) -> list[Problem]:
-    """A runtime whose warnings reach the client, where nobody has said that they should."""
-    program = settings.argv[0].rpartition("/")[2]
-    if "StandardError" in settings.given or not program.startswith(RUNTIMES):
+    """Words that reach the client and nobody else, where nobody has said that they should."""
+    if "StandardError" in settings.given:
         return []
     sentence = (
-        f"warnings of {shown(program)} go to the client, as all of standard error does; write "
-        "StandardError=journal, or StandardError=socket if that is meant"
+        f"what {shown(settings.argv[0].rpartition('/')[2])} writes to standard error goes to the "
+        "client, and is nowhere else; write StandardError=journal, or StandardError=socket if that "
+        "is meant"
     )
     return [settings.problem("Argv", sentence)]
+
+
+def _unknown_directives(file: str) -> list[Problem]:
+    """Directives of [Socket] and [Service] that this systemd does not know: it says so in the
+    journal, and goes on without them."""
+    sections = service.unit_sections(file)[0]
+    notes = []
+    for section, suffix in (("Socket", "socket"), ("Service", "service")):
+        given = [each for each in sections if each.section == section]
+        if given:
+            notes += [
+                Problem(each.file, each.line, f"systemd {why}; {DIRECTIVES}")
+                for each, why in _verified(given, section, suffix)
+            ]
+    return notes
+
+
+def _verified(
+    given: list[Assignment], section: str, suffix: str
+) -> Iterator[tuple[Assignment, str]]:
+    """What systemd-analyze(1) has against these lines. It gets them in a unit of their own, each
+    in a line that tells which it is."""
+    needed = "ExecStart=/bin/true\n" if suffix == "service" else "Accept=yes\n"
+    head = f"[Unit]\nDefaultDependencies=no\n[{section}]\n{needed}"
+    skipped = head.count("\n") + 1
+    with tempfile.TemporaryDirectory(prefix="spawnctl-") as folder:
+        unit = f"{folder}/spawnctl-verify@.{suffix}"
+        with open(unit, "w", encoding="utf-8", errors="surrogateescape") as out:
+            out.write(head + "".join(f"{each.key}={each.value}\n" for each in given))
+        with open(f"{folder}/spawnctl-verify@.service", "a", encoding="utf-8") as out:
+            if suffix == "socket":
+                out.write("[Service]\nExecStart=/bin/true\n")
+        try:
+            command = ["systemd-analyze", "verify", "--man=no", unit.replace("@.", "@x.")]
+            done = subprocess.run(
+                command,
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=VERIFY_TIME,
+                env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_UNIT_PATH": f"{folder}:"},
+            )
+        except (OSError, subprocess.SubprocessError):
+            return
+    for line in done.stderr.splitlines():
+        found = re.fullmatch(rf"{re.escape(unit)}:(\d+): (.*)", line)
+        at = int(found[1]) - skipped if found else -1
+        # What it takes, and only warns of, is not ignored.
+        if found and 0 <= at < len(given) and "ignoring" in found[2]:
+            known = re.match(r"Unknown (key|lvalue)", found[2])
+            key = given[at].key
+            why = f"does not know {shown(key)}=" if known else f"does not take {shown(key)}= so"
+            yield given[at], why
 
 
 def _asking(settings: Service) -> list[Problem]:

@@ -11,18 +11,28 @@ import os
 import sys
 
 from spawnhelper.conf import files, service
-from spawnhelper.ctl import advice, examination, health, units, words
+from spawnhelper.ctl import advice, drafts, examination, health, units, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import Problem, Refusal, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
-    parser.add_argument("service", nargs="*", metavar="NAME|FILE", help="a service, or a file")
+    parser.add_argument(
+        "service",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="a service, or a file; with --as - for input",
+    )
+    parser.add_argument(
+        "--as", dest="name", metavar="NAME", help="check the file as what this service is to be"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Checks each service; the status of the first that has a problem."""
+    if options.name is not None:
+        return _as(options.name, options.service)
     status = 0
     try:
         with examination.as_the_helper():
@@ -45,14 +55,31 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def _say(file: str) -> int:
-    """Checks one file, and says what is to be said about it; an exit status."""
+def _as(name: str, given: list[str]) -> int:
+    """Checks a text as the file of this service, wherever it is now, and whosever: so that a
+    program can ask before it puts it there."""
+    if len(given) != 1:
+        raise Complaint(os.EX_USAGE, "--as is for one file; name it, or write - for standard input")
+    name = words.name_of(name)
+    file = f"{files.DIRECTORY}/{name}{files.SUFFIX}"
+    try:
+        files.drafts[file] = drafts.read(given[0])
+        with examination.as_the_helper():
+            return _say(file, of=given[0])
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
+        return refusal.status
+
+
+def _say(file: str, *, of: str = "") -> int:
+    """Checks one file, and says what is to be said about it; an exit status. of: where its text is,
+    if that is not there yet."""
     found = examination.examine(file)
     if found is not None:
         for problem in found.problems:
             print(problem, file=sys.stderr)
         return found.status
-    print(f"{file}: ok")
+    print(f"{printable(of)} as {file}: ok" if of else f"{file}: ok")
     if file == files.DEFAULTS:
         return 0
     notes = advice.of(service.load(file), file)
@@ -79,5 +106,5 @@ def _running(file: str) -> str:
     except Complaint:
         return ""  # there is no systemd to ask
     state = health.of(listener, health.Kernel())
-    told = state.word and state.wanted
+    told = state.word and (state.wanted or state.word == health.TAKEN)
     return f"spawn@{name}.socket: note: {state.word}: {state.remedy}" if told else ""

@@ -13,6 +13,7 @@ from spawnhelper.ctl import examination, units
 from spawnhelper.outcome import Refusal, printable
 
 SYSTEMD = 1  # its pid
+TAKEN = "address in use"
 # Of a standing server: what keeps its clients waiting.
 HOLDS_UP = ("failing", "stuck")
 
@@ -96,6 +97,8 @@ def of(listener: units.Listener, kernel: Kernel, *, thorough: bool = False) -> H
         remedy = f"systemd goes by [Socket] as it was at its last reload; spawnctl apply {name}"
     elif wanted and not on:
         word, remedy = listener.state, f"systemctl start {unit}"
+    elif not wanted and (taken := _taken(file, kernel)):
+        word, remedy = TAKEN, f"{taken}; it could not listen there"
     elif listener.server is not None and listener.server.trouble:
         word, remedy = f"server {listener.server.word}", listener.server.trouble
         serves = listener.server.word not in HOLDS_UP
@@ -121,9 +124,14 @@ def _changed(name: str, file: str) -> bool:
 def _why(listener: units.Listener, file: str, kernel: Kernel) -> str:
     """Why a socket unit has failed, and what starts it again."""
     unit = f"spawn@{listener.name}.socket"
-    holders: Iterable[str] = filter(None, map(kernel.taken, listeners.claimed(file)))
-    why = next(iter(holders), "") or f"{listener.result}; systemctl status {unit} says why"
+    why = _taken(file, kernel) or f"{listener.result}; systemctl status {unit} says why"
     return f"{why}; it is tried again every 10s"
+
+
+def _taken(file: str, kernel: Kernel) -> str:
+    """Who listens where the service means to, if somebody else does."""
+    holders: Iterable[str] = filter(None, map(kernel.taken, listeners.claimed(file)))
+    return next(iter(holders), "")
 
 
 def _counted(problems: int) -> str:

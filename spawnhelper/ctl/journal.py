@@ -144,6 +144,19 @@ class Journal:
                 return
             yield entry
 
+    def after(self, cursor: str | None) -> Iterator[JournalEntry]:
+        """The entries behind that with the cursor, or all of this machine's own journal. Where the
+        entry is not there any more, those behind where it was."""
+        if cursor is None:
+            yield from self.forward()
+            return
+        position = cursor.encode()
+        for reader in self._readers:
+            reader.seek_cursor(position)
+        for entry in self._merged(JournalReader.next):
+            if entry.cursor != position:
+                yield entry
+
     def backward(
         self, since: int | None = None, until: int | None = None
     ) -> Iterator[JournalEntry]:

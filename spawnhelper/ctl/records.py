@@ -213,6 +213,10 @@ class Records:
         """From the newest to the oldest."""
         return self._intact(self._journal.backward(since, until))
 
+    def after(self, cursor: str | None) -> Iterator[Record]:
+        """Those behind the entry with that cursor, or all, from the oldest to the newest."""
+        return self._intact(self._journal.after(cursor))
+
     def scan(
         self, since: int | None, until: int | None, progress: Callable[[float], None]
     ) -> Iterator[Record]:

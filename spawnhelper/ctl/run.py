@@ -1,20 +1,27 @@
 """Serve one service file in the foreground, to try it.
 
 No root and no installed unit is needed: systemd-socket-activate(1) accepts the connections, and the
-same helper serves them. Without root the service's User= has to be yourself.
+same helper serves them. Without root the service's User= has to be yourself, and --as-me makes it
+so. What StandardError=journal brings to the journal is shown here instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 
 import spawnhelper
-from spawnhelper.conf import listeners, service
+from spawnhelper.conf import files, listeners, service
 from spawnhelper.ctl import words
-from spawnhelper.outcome import Refusal
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import Refusal, shown
 from spawnhelper.stages import command, identity
 
 ACTIVATOR = "systemd-socket-activate"
@@ -29,11 +36,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="listen here instead of at the file's ListenStream=; may be repeated",
     )
+    parser.add_argument(
+        "--as-me", action="store_true", help="run the command as yourself, whatever User= says"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Becomes the activator; returns only where that is not possible."""
+    """Becomes the activator, or with --as-me runs it; an exit status of sysexits.h where that is
+    not possible."""
     file = os.path.abspath(words.file_of(options.file))
+    if not options.as_me:
+        return _serve(file, options)
+    with tempfile.TemporaryDirectory(prefix="spawnctl-") as folder:
+        try:
+            copy = _mine(file, folder)
+        except Refusal as refusal:
+            print(refusal, file=sys.stderr)
+            return refusal.status
+        return _serve(copy, options)
+
+
+def _mine(file: str, folder: str) -> str:
+    """A copy of the service's files, by which its command runs as whoever runs this."""
+    copy = os.path.join(folder, os.path.basename(file))
+    drop_ins = f"{copy}.d"
+    os.mkdir(drop_ins)
+    sources = [each for each in files.sources(file) if each != files.DEFAULTS]
+    for number, source in enumerate(sources):
+        text = files.text(source)
+        place = copy if source == file else f"{drop_ins}/{number:04}.conf"
+        with open(place, "wb") as out:
+            out.write(text)
+    with open(f"{drop_ins}/me.conf", "w", encoding="utf-8") as out:
+        out.write(f"[Spawn]\nGroup=\nSupplementaryGroups=\nUser={os.getuid()}:{os.getgid()}\n")
+    return copy
+
+
+def _serve(file: str, options: argparse.Namespace) -> int:
     try:
         settings = service.load(file)
         identity.check_reach(settings, identity.resolve(settings))
@@ -48,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"spawnctl: {ACTIVATOR} is missing; install systemd", file=sys.stderr)
         return os.EX_UNAVAILABLE
     addresses = options.listen or [each.place for each in listeners.claimed(file)]
+    for address in addresses:
+        _try(address)
     passed = [*command.EXPORTED, *settings.pass_environment]
     if settings.max_commands is not None:
         passed.append("XDG_RUNTIME_DIR")
@@ -63,4 +104,31 @@ def run(options: argparse.Namespace) -> int:
         file,
     ]
     print(f"{settings.name}: serving {file} on {', '.join(addresses)}; ^C ends it", flush=True)
-    return os.execve(activator, arguments, os.environ | {"SYSTEMD_LOG_LEVEL": "warning"})
+    environment = os.environ | {"SYSTEMD_LOG_LEVEL": "warning"}
+    if not options.as_me:
+        return os.execve(activator, arguments, environment)
+    with subprocess.Popen([activator, *arguments[1:]], env=environment) as serving:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: serving.send_signal(number))
+        status = serving.wait()  # then the copy can go
+    return 128 - status if status < 0 else status
+
+
+def _try(address: str) -> None:
+    """Raises Complaint where nobody who runs this could listen."""
+    try:
+        family, host, port = listeners.address(address)
+    except ValueError as error:
+        raise Complaint(os.EX_USAGE, f"--listen={shown(address)} {error}") from None
+    if family == socket.AF_UNIX:
+        return
+    try:
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+            trial.listen()
+    except OSError as error:
+        status = os.EX_NOPERM if error.errno == errno.EACCES else os.EX_UNAVAILABLE
+        right = "; choose a port above 1023 with --listen" if status == os.EX_NOPERM else ""
+        sentence = f"{address} cannot be listened at: {error.strerror}{right}"
+        raise Complaint(status, sentence) from None

@@ -32,6 +32,11 @@ def _words(settings: Service) -> list[Problem]:
             " second word, which inetd.conf(5) has and this file has not"
         )
     sentences += [_sentence(word, program) for word in arguments if _is_slip(word)][:1]
+    if "#" in arguments:
+        sentences.append(
+            "Argv= has the word #, which begins no comment here: the command gets it, and what "
+            "follows; put a comment on a line of its own"
+        )
     return [settings.problem("Argv", sentence) for sentence in sentences]
 
 

@@ -33,7 +33,7 @@ def _jail(settings: Service) -> list[Problem]:
 def _shared_secret(settings: Service) -> list[Problem]:
     """Variables with a secret that the commands of other services can read from /proc."""
     given = settings.given.get("Environment", [])
-    closed = any(not os.stat(each.file).st_mode & stat.S_IROTH for each in given)
+    closed = any(_is_closed(each.file) for each in given)
     if not closed and not any(map(SECRET.search, settings.environment)):
         return []
     others = [name for name, _ in _namesakes(settings)]
@@ -44,6 +44,14 @@ def _shared_secret(settings: Service) -> list[Problem]:
         "have the same User=; give each service an account of its own"
     )
     return [settings.problem("Environment", sentence)]
+
+
+def _is_closed(file: str) -> bool:
+    """Whether not everybody can read it. What is still to be a file says nothing."""
+    try:
+        return not os.stat(file).st_mode & stat.S_IROTH
+    except FileNotFoundError:
+        return False
 
 
 def _shared_server(settings: Service) -> list[Problem]:

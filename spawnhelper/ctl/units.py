@@ -131,6 +131,11 @@ def _processes(unit: str) -> list[Process]:
     return [Process(group.rpartition("/")[2], pid, line) for group, pid, line in reply["data"][0]]
 
 
+def systemctl(*words: str) -> None:
+    """Has systemctl(1) do something. Raises Complaint with what it says where it cannot."""
+    _output(["systemctl", *words])
+
+
 def client(unit: str) -> str:
     """Who called, from the name of the connection's unit: COUNT-[COOKIE-]LOCAL-REMOTE, or
     COUNT-[COOKIE-]PID[_PIDFD]-UID (systemd.socket(5), Accept=)."""
@@ -213,5 +218,6 @@ def _output(command: Sequence[str]) -> str:
         ) from None
     if done.returncode != 0:
         said = printable(done.stderr.strip()) or f"{command[0]} says nothing"
-        raise Complaint(os.EX_UNAVAILABLE, f"systemd does not tell: {said}")
+        what = "does not tell" if command[1] in ("show", "--json=short") else f"cannot {command[1]}"
+        raise Complaint(os.EX_UNAVAILABLE, f"systemd {what}: {said}")
     return done.stdout

@@ -92,6 +92,8 @@ def main(arguments: list[str]) -> int:
 
             name = whose.service_of(connection)
         settings = service.load(file or files.file_of(name))
+        if file is not None and settings.standard_error == "journal":
+            settings.standard_error = command.TERMINAL
         service.check_idle_limit(settings, tcp=connection.tcp)
         ended = serve.serve(settings, connection, door)
     except Refusal as refusal:

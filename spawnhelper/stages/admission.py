@@ -39,8 +39,8 @@ def _check_address(service: Service, connection: Connection) -> None:
     if allowed:
         return
     if decisive is None:
-        raise refusal(service, "AllowFrom", None, f"AllowFrom= does not have {host}")
-    raise refusal(service, "DenyFrom", decisive.text, f"DenyFrom={decisive.text} has {host}")
+        raise refusal(service, "AllowFrom", None, f"{host} is not in AllowFrom=")
+    raise refusal(service, "DenyFrom", decisive.text, f"{host} is in DenyFrom={decisive.text}")
 
 
 def _check_time(service: Service) -> None:

@@ -43,6 +43,7 @@ NR_OPEN = "/proc/sys/fs/nr_open"  # proc_sys_fs(5)
 WIDE = 1 << 18
 GIVEN_WAY = 0.02  # seconds
 JOURNAL_FOLDER = "/run/systemd/journal"
+TERMINAL = "terminal"  # where StandardError=journal is shown of a helper that somebody looks at
 IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # by the interpreter
 RLIMIT_LOCKS = 10  # the one that the resource module does not have
 
@@ -149,9 +150,9 @@ def find(service: Service) -> str:
     root = service.root_directory or ""
     if root:
         _check_root(service, root)
-    problem = (
-        f"there is no {shown(name)} in {PATH.replace(':', ', ')}; install it, or write its path"
-    )
+    inside = f" of RootDirectory={shown(root)}" if root else ""
+    where = f"{PATH.replace(':', ', ')}{inside}"
+    problem = f"there is no {shown(name)} in {where}; install it, or write its path"
     for path in candidates:
         try:
             mode = os.stat(root + files.walk(path, root)[-1] if root else path).st_mode
@@ -439,13 +440,15 @@ def error_place(service: Service) -> int | None:
         return None
     if service.standard_error == "null":
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    if service.standard_error == TERMINAL:
+        return os.dup(2)
     return os.open(JOURNAL_FOLDER, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _standard_error(service: Service, identity: Identity, output: int, place: int | None) -> int:
     if place is None:
         return output
-    if service.standard_error == "null":
+    if service.standard_error in ("null", TERMINAL):
         return place
     name = service.syslog_identifier or service.argv[0].rpartition("/")[2]
     with Acting(identity):  # journald notes who connects

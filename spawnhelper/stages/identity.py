@@ -97,7 +97,7 @@ def check_reach(service: Service, identity: Identity) -> None:
         return
     sentence = (
         f"User= is uid {identity.uid} and gid {identity.gid}, and this runs as uid {mine[0]} and "
-        f"gid {mine[1]}; without root it serves your own commands only"
+        f"gid {mine[1]}; without root commands run as yourself alone: add --as-me, or use sudo"
     )
     raise misconfigured(service.problem("User", sentence), status=os.EX_NOPERM)
 

@@ -1,0 +1,58 @@
+"""Texts of service files before they are there: read, judged as what they are to be, and put into
+their place at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from spawnhelper.conf import files
+from spawnhelper.ctl import examination
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import Refusal, printable
+
+INPUT = "-"
+MODE = 0o644
+
+
+def read(given: str) -> bytes:
+    """The text of a file, whosever it is, or of standard input. Raises Refusal."""
+    if given == INPUT:
+        return sys.stdin.buffer.read(files.LONGEST_FILE + 1)
+    return files.text(os.path.abspath(given))
+
+
+def judged(file: str, text: bytes) -> Refusal | None:
+    """What would be wrong with the service whose file had this text; None for nothing."""
+    files.drafts[file] = text
+    try:
+        with examination.as_the_helper():
+            return examination.examine(file)
+    finally:
+        del files.drafts[file]
+
+
+def put(file: str, text: bytes, *, mode: int = MODE, new: bool) -> None:
+    """Has the file have this text, at once and for good. new: whether there must not be one yet.
+    Raises Complaint."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".spawnctl-")
+        try:
+            with open(descriptor, "wb") as out:
+                out.write(text)
+                os.fchmod(descriptor, mode)
+                out.flush()
+                os.fsync(descriptor)
+            if new:
+                os.link(name, file)
+            else:
+                os.rename(name, file)
+        finally:
+            if os.path.exists(name):
+                os.unlink(name)
+    except FileExistsError:
+        raise Complaint(os.EX_CANTCREAT, f"{file} is there already; spawnctl edit it") from None
+    except OSError as error:
+        sentence = f"{printable(file)} cannot be written: {error.strerror}"
+        raise Complaint(os.EX_CANTCREAT, sentence) from None

@@ -1,0 +1,90 @@
+"""End connections of a service, each with its record.
+
+The listener goes on. A command gets SIGTERM, and SIGKILL after KillDelay=, as at its TimeLimit=.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import sys
+
+from spawnhelper import board
+from spawnhelper.ctl import status, units
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import shown
+
+LONGEST_END = 120_000  # milliseconds; KillDelay= is up to a minute
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("service", metavar="NAME", help="a service")
+    parser.add_argument(
+        "connection",
+        nargs="*",
+        metavar="CLIENT|PID|UNIT",
+        help="as `spawnctl status -v` has it; an address without a port is all from there",
+    )
+    parser.add_argument("--all", action="store_true", help="all connections of the service")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ends them, and returns when they have ended; an exit status of sysexits.h."""
+    (listener,) = units.named([options.service])
+    if options.all == bool(options.connection):
+        right = f"spawnctl status {listener.name} lists them"
+        raise Complaint(os.EX_USAGE, f"write which connections to stop, or --all; {right}")
+    live = status.live_of(listener, units.processes(listener))
+    chosen = live
+    if not options.all:
+        chosen = [each for each in live if any(_is(each, word) for word in options.connection)]
+        for word in options.connection:
+            if not any(_is(each, word) for each in live):
+                right = f"spawnctl status -v {listener.name} lists its connections"
+                raise Complaint(os.EX_NOINPUT, f"{listener.name} has no {shown(word)}; {right}")
+    if not chosen:
+        print(f"{listener.name} has no connection", file=sys.stderr)
+        return 0
+    if listener.server is None:
+        units.systemctl("stop", *(each.unit for each in chosen))
+    else:
+        _stop_workers(listener.name, {each.client for each in chosen})
+    for each in chosen:
+        print(f"stopped {each.client}")
+    return 0
+
+
+def _is(live: status.Live, word: str) -> bool:
+    host = live.client.rpartition(":")[0].strip("[]")
+    return word in (live.client, host, str(live.pid), live.unit, live.unit.removesuffix(".service"))
+
+
+def _stop_workers(name: str, clients: set[str]) -> None:
+    """Has the workers that have these clients stop their commands, and waits for them."""
+    seen = board.read(name)
+    workers = []
+    for place in seen.those(board.BUSY) if seen else ():
+        if place.client not in clients:
+            continue
+        try:
+            worker = os.pidfd_open(place.pid)
+        except ProcessLookupError:
+            continue  # it has just ended
+        # Its number is its own for as long as this is open; so it has to be so still.
+        again = board.read(name)
+        if again is not None and place in again.places:
+            signal.pidfd_send_signal(worker, signal.SIGTERM)
+            workers.append(worker)
+        else:
+            os.close(worker)
+    for worker in workers:
+        ended = select.poll()
+        ended.register(worker, select.POLLIN)
+        if not ended.poll(LONGEST_END):
+            raise Complaint(
+                os.EX_TEMPFAIL, "a connection does not end; systemctl restart the server"
+            )
+        os.close(worker)
