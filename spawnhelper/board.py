@@ -38,12 +38,14 @@ class Place(NamedTuple):
 class Seen(NamedTuple):
     """A board as it was read. alive: when the server last said that it is, and due: by when it was
     to say so again, as above. accepted and dropped count connections since the socket listens;
-    dropped are those above MaxConnectionsPerSource=."""
+    dropped are those above MaxConnectionsPerSource=. pending have ended well and are in no record
+    yet (Log=summary)."""
 
     alive: int
     due: int
     accepted: int
     dropped: int
+    pending: int
     places: list[Place]
 
     def those(self, state: str) -> list[Place]:
@@ -61,6 +63,8 @@ class Board:
 
     def __init__(self, name: str, kept: Collection[int] = ()) -> None:
         self.dropped = self.turned_away = 0
+        self.pending = 0
+        self._due = 0
         self._counts: list[int] = []
         self._taken: dict[int, int] = {}
         self._free: list[int] = []
@@ -80,7 +84,14 @@ class Board:
     def beat(self, due: int) -> None:
         """Says that the server is alive. due: by when it does again, CLOCK_MONOTONIC in
         nanoseconds."""
-        self._write(0, f"{_now()} {due // NSEC_PER_USEC} {self.turned_away} {self.dropped}")
+        self._due = due
+        counts = f"{self.turned_away} {self.dropped} {self.pending}"
+        self._write(0, f"{_now()} {due // NSEC_PER_USEC} {counts}")
+
+    def pend(self, count: int) -> None:
+        """How many connections have ended well, and are in no record yet (Log=summary)."""
+        self.pending = count
+        self.beat(self._due)
 
     def note(self, pid: int, state: str, client: str = "") -> None:
         """What a worker does from now on. One that is busy has one connection more."""
@@ -94,6 +105,7 @@ class Board:
 
     def _go_on(self, before: Seen, kept: Collection[int]) -> None:
         self.dropped, self.turned_away = before.dropped, before.accepted
+        self.pending = before.pending
         for each in before.places:
             if each.pid in kept and each.state != GONE:
                 place = self._taken[each.pid] = self._added()
@@ -141,11 +153,12 @@ def read(name: str) -> Seen | None:
         else:
             return None
     try:
-        alive, due, turned_away, dropped = map(int, str(lines[0]).split())
+        alive, due, turned_away, dropped, pending = map(int, str(lines[0]).split())
         places = [_place(str(line)) for line in lines[1:]]
     except ValueError:
         return None
-    return Seen(alive, due, turned_away + sum(place.had for place in places), dropped, places)
+    accepted = turned_away + sum(place.had for place in places)
+    return Seen(alive, due, accepted, dropped, pending, places)
 
 
 def _sound(octets: bytes) -> str | None:

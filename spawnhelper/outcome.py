@@ -46,8 +46,11 @@ LISTENING_AGAIN = "listening-again"
 CANNOT_LISTEN = "cannot-listen"
 CONNECTION_LIMIT = "connection-limit"
 LISTENER = (LISTENING_AGAIN, CANNOT_LISTEN, CONNECTION_LIMIT)
+# What many connections came to, of which each is one of these (Log=summary).
+SUMMARY = "summary"
+SUMMED = (SUCCESS, HEALTH_CHECK)
 # Nothing to look after: a client that a rule denies is as it should be.
-HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK)
+HARMLESS = (SUCCESS, STOPPED, HEALTH_CHECK, SUMMARY)
 NO_FAILURE = (*HARMLESS, DENIED)
 
 LONGEST_PIECE = 80  # of a file, in a sentence

@@ -50,6 +50,7 @@ MESSAGE_IDS = {
     outcome.CANNOT_LISTEN: "b533fad5fae249b3bcaa5966df54e719",
     outcome.CONNECTION_LIMIT: "121e791680c34c93bbb3a8a9df0c5fe8",
     outcome.RESOURCES: "6d24db39081741f280f7c672e37e4449",
+    outcome.SUMMARY: "36fd0cc092294ad8baab304d063f45c6",
 }
 
 
@@ -76,10 +77,10 @@ def of_end(
         sentence += f"; {_counted(ended.killed, 'process', 'processes')} left behind, and killed"
     priority = NOTICE if ended.result in outcome.HARMLESS else WARNING
     fields = [
-        *_head(sentence, priority, ended.result, service),
+        *head(sentence, priority, ended.result, service),
         *exit_fields,
         *_whence(unit, connection),
-        *_of_service(unit, service.name),
+        *of_service(unit, service.name),
         f"SPAWN_COMMAND={command}",
         f"SPAWN_USER={user}",
         f"SPAWN_PID={ended.pid}",
@@ -115,13 +116,13 @@ def of_refusal(
     priority = WARNING if turned_away else ERR
     if refusal.result in outcome.HARMLESS:
         priority = NOTICE
-    fields = _head(sentence, priority, refusal.result, service)
+    fields = head(sentence, priority, refusal.result, service)
     if connection:
         fields += _whence(unit, connection)
     elif unit:
         fields.append(f"SPAWN_UNIT={unit}")
     for name in names:
-        fields += _of_service(unit, name)
+        fields += of_service(unit, name)
     if refusal.problems:  # as systemd marks what it says about a unit file
         fields.append(f"CONFIG_FILE={refusal.problems[0].file}")
         if refusal.problems[0].line is not None:
@@ -141,8 +142,8 @@ def of_listener(name: str, unit: str, result: str, why: str = "") -> list[str]:
         )
         fate = f"cannot listen: {why}; it is tried again every 10s"
     return [
-        *_head(f"{name}: {unit} {fate}", WARNING, result),
-        *_of_service(unit, name),
+        *head(f"{name}: {unit} {fate}", WARNING, result),
+        *of_service(unit, name),
         f"SPAWN_UNIT={unit}",
     ]
 
@@ -158,8 +159,8 @@ def of_dropped(service: Service, count: int) -> list[str]:
     elif service.per_source:
         sentence += " or MaxConnectionsPerSource="
     return [
-        *_head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),
-        *_of_service(unit, service.name),
+        *head(f"{service.name}: {sentence}", WARNING, outcome.CONNECTION_LIMIT, service),
+        *of_service(unit, service.name),
         f"SPAWN_UNIT={unit}",
         f"SPAWN_DROPPED={count}",
     ]
@@ -168,7 +169,7 @@ def of_dropped(service: Service, count: int) -> list[str]:
 def wanted(log: str, result: str) -> bool:
     """Whether Log= has this outcome recorded: it is about commands that ran, and about checks of
     whether they would."""
-    if result in (outcome.SUCCESS, outcome.HEALTH_CHECK):
+    if result in outcome.SUMMED:
         return log == "all"
     return log != "none" or result not in outcome.ENDED
 
@@ -201,7 +202,8 @@ def _sent(fields: list[str]) -> bool:
     return True
 
 
-def _head(sentence: str, priority: int, result: str, service: Service | None = None) -> list[str]:
+def head(sentence: str, priority: int, result: str, service: Service | None = None) -> list[str]:
+    """The fields that each record has."""
     identifier = service.syslog_identifier if service else None
     return [
         f"MESSAGE={sentence}",
@@ -213,7 +215,7 @@ def _head(sentence: str, priority: int, result: str, service: Service | None = N
     ]
 
 
-def _of_service(unit: str, name: str) -> list[str]:
+def of_service(unit: str, name: str) -> list[str]:
     """Whose entry it is. Of its two units people ask systemctl(1) and journalctl(1), which show
     what root says about them; neither is there for what runs without a unit."""
     fields = [f"SPAWN_SERVICE={name}"]

@@ -23,13 +23,14 @@ MAY_IMPORT = {
     "signals": set(),
     "record": {*GROUND, "conf"},
     "post": {"record"},
+    "summary": {"outcome", "record", "conf"},
     "board": set(),
     "sockets": set(),
     "conf": {*GROUND, "conf"},
     "stages": {*GROUND, "conf", "stages"},
-    "doors": {*GROUND, "board", "record", "post", "conf", "stages", "doors"},
+    "doors": {*GROUND, "board", "record", "summary", "post", "conf", "stages", "doors"},
     "unit": {*GROUND, "sockets", "record", "conf", "unit"},
-    "ctl": {*GROUND, "board", "sockets", "record", "conf", "stages", "ctl", "__init__"},
+    "ctl": {*GROUND, "board", "sockets", "record", "summary", "conf", "stages", "ctl", "__init__"},
 }
 # The path of a connection names the stages, and they do not know each other. These are their tools.
 TOOLS = {"banner", "command", "delivery", "executables", "identity", "wait"}

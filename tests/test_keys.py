@@ -415,6 +415,11 @@ WORKS: dict[str, list[Callable[[Installed], None]]] = {
         recorded("Log=failures\nArgv=/bin/false", SPAWN_RESULT="exit-code"),
         recorded("Log=none\nUser=root", SPAWN_RESULT="config"),
     ],
+    "SummaryInterval": [  # tests/test_summary.py has the rest
+        recorded("SummaryInterval=2s", SPAWN_RESULT="success"),
+        recorded("SummaryInterval=500ms", SPAWN_RESULT="config"),
+        recorded("SummaryInterval=infinity", SPAWN_RESULT="config"),
+    ],
     "SyslogIdentifier": [
         recorded("SyslogIdentifier=my policy", SYSLOG_IDENTIFIER="my policy"),
         recorded("SyslogIdentifier=policy\nUser=root", SYSLOG_IDENTIFIER="policy"),

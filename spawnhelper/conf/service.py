@@ -72,6 +72,7 @@ class Service:
     proxy_time_limit: int
     success_exit_status: list[int]
     log: str
+    summary_interval: int
     syslog_identifier: str | None
     syslog_facility: int
     standing: bool
@@ -132,6 +133,12 @@ def load(file: str) -> Service:
             service.per_source = _number(each.value, 1 if each.value else 0)
     service.standing = is_standing(assignments)
     problems += further + _unit_problems(file, assignments)
+    if service.log == "summary" and not service.standing:
+        sentence = (
+            "Log=summary is for the server of Accept=no, which is there to write it; write "
+            "Log=failures, or Accept=no in [Socket]"
+        )
+        problems.append(service.problem("Log", sentence))
     if problems:
         # What is missing comes last: it may be what a line was meant for.
         order = {each.file: at for at, each in reversed(list(enumerate(assignments)))}

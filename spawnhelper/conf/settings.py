@@ -447,13 +447,25 @@ SETTINGS = (
     Setting(
         "Log",
         "log",
-        values.one_of("all", "failures", "none"),
+        values.one_of("all", "failures", "none", "summary"),
         "all",
         "all",
         "Which ends of a command are recorded: `all`, `failures`, which is all but success, or "
         "`none`. That a command could not be run always is, and so is how many connections systemd "
-        "refused; a health check is with `all` only.",
+        "refused; a health check is with `all` only. With Accept=no it can be `summary`: each "
+        "failure has its record, and success and health checks one record in each "
+        "SummaryInterval=.",
         "xinetd.conf(5) log_on_success, log_on_failure",
+    ),
+    Setting(
+        "SummaryInterval",
+        "summary_interval",
+        quantities.bounded_time_span(1, 86_400),
+        60 * SECOND,
+        "60s",
+        "How long a record of Log=`summary` is about, from 1s to 86400s. It ends at a round time, "
+        "as at each full minute, and at a stop or a reload of the server.",
+        "spawnctl(1), stats",
     ),
     Setting(
         "SyslogIdentifier",

@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, Any
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import health, units
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.ctl.records import Record, Records
-from spawnhelper.outcome import CONNECTION_LIMIT, printable
+from spawnhelper.ctl.records import MEASURES, Record, Records
+from spawnhelper.outcome import CONNECTION_LIMIT, HEALTH_CHECK, SUCCESS, printable
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 STATE = Path("/var/lib/spawnhelper/metrics.json")
 VERSION = 1  # of what is in there
 MOST_SERVICES = 1_000  # whose names the journal has
-SUMS = ("duration", "cpu", "bytes_in", "bytes_out")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,15 +81,27 @@ class Counts:
         if record.service not in self.services and len(self.services) >= MOST_SERVICES:
             return
         of = self.services.setdefault(record.service, {"results": {}, "dropped": 0})
-        of["results"][record.result] = of["results"].get(record.result, 0) + 1
+        for result, count in _results(record):
+            of["results"][result] = of["results"].get(result, 0) + count
         if record.result == CONNECTION_LIMIT:
             of["dropped"] += record.dropped or 0
-        for each in SUMS:
-            value = getattr(record, each)
+        timed = int(record.duration is not None)
+        sums = {each: getattr(record, each) for each in MEASURES}
+        if record.summed is not None:
+            sums = record.summed.totals
+            timed = sum(record.summed.steps.get("duration", {}).values())
+        for each, value in sums.items():
             if value is not None:
                 of[each] = of.get(each, 0) + value
-        if record.duration is not None:
-            of["timed"] = of.get("timed", 0) + 1
+        if timed:
+            of["timed"] = of.get("timed", 0) + timed
+
+
+def _results(record: Record) -> list[tuple[str, int]]:
+    """Which ends of connections it is about, and how many of each."""
+    if record.summed is None:
+        return [(record.result, 1)]
+    return [(SUCCESS, record.summed.connections), (HEALTH_CHECK, record.summed.checks)]
 
 
 @contextlib.contextmanager

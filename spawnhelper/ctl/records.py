@@ -9,15 +9,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from spawnhelper import summary
 from spawnhelper.conf import files
 from spawnhelper.conf.quantities import MOST_DIGITS
 from spawnhelper.conf.values import DIGITS, consists_of
 from spawnhelper.ctl import times
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.journal import Journal
-from spawnhelper.outcome import HARMLESS, LISTENER, NO_FAILURE, NOTICE, WARNING, shown
+from spawnhelper.outcome import HARMLESS, LISTENER, NO_FAILURE, NOTICE, SUMMARY, WARNING, shown
 from spawnhelper.record import MESSAGE_IDS
 
 if TYPE_CHECKING:
@@ -32,18 +33,39 @@ PRIORITIES = {str(number) for number in range(8)}  # syslog(3)
 
 MOST = 10  # services that one record can be of
 LONGEST = 256  # characters of a field that is one word: no name or address has more
+LONGEST_LIST = 1 << 16  # of one that is many
+# What is measured of a connection, by the field that has it.
+MEASURES = {
+    "duration": "SPAWN_DURATION_USEC",
+    "cpu": "SPAWN_CPU_USEC",
+    "bytes_in": "SPAWN_BYTES_IN",
+    "bytes_out": "SPAWN_BYTES_OUT",
+}
+T = TypeVar("T", int, str)
 
 
 class Damaged(Exception):
     """An entry that is no record: it lacks what each of them has, or has it twice."""
 
 
+class Summed(NamedTuple):
+    """What connections came to that ended well, and how many health checks there were besides.
+    totals, steps: of MEASURES, as far as somebody counted; steps has how many there are by a value
+    that is within 3 % of theirs. clients: how many of each of the busiest, by their source."""
+
+    connections: int
+    checks: int
+    totals: dict[str, int]
+    steps: dict[str, dict[int, int]]
+    clients: dict[str, int]
+
+
 class Record:
     """One connection's record, or that of a listener. usec: when it was written, since the epoch.
-    duration and cpu are in microseconds; they and the bytes are None where nobody counted. dropped:
-    how many connections it stands for, None where it is about one. address, port, uid, pid: of the
-    client, None where nobody knows. fields: the entry as it stands; one that
-    is there twice is a list.
+    duration and cpu are in microseconds; they and the bytes are None where nobody counted, and
+    where the record is about many connections. summed: what these came to. dropped: how many it
+    says were dropped. address, port, uid, pid: of the client, None where nobody knows. fields: the
+    entry as it stands; one that is there twice is a list.
 
     A journal that came from elsewhere can have anything in a field. Here, and nowhere else, each is
     checked: odd has the names of those that are passed over, because they are there twice, or are
@@ -66,6 +88,7 @@ class Record:
         "priority",
         "result",
         "service",
+        "summed",
         "uid",
         "usec",
     )
@@ -82,11 +105,13 @@ class Record:
         self.message = message
         self.service = self._services()
         self.priority = self._priority()
-        self.duration = self._number("SPAWN_DURATION_USEC")
-        self.cpu = self._number("SPAWN_CPU_USEC")
         self.dropped = self._number("SPAWN_DROPPED")
-        self.bytes_in = self._number("SPAWN_BYTES_IN")
-        self.bytes_out = self._number("SPAWN_BYTES_OUT")
+        self.summed = self._summed() if self.result == SUMMARY else None
+        measured = {} if self.summed else MEASURES
+        self.duration = self._number(measured.get("duration"))
+        self.cpu = self._number(measured.get("cpu"))
+        self.bytes_in = self._number(measured.get("bytes_in"))
+        self.bytes_out = self._number(measured.get("bytes_out"))
         self.address = self._word("SPAWN_REMOTE_ADDR")
         self.port = self._number("SPAWN_REMOTE_PORT")
         self.uid = self._number("SPAWN_REMOTE_UID")
@@ -109,6 +134,37 @@ class Record:
             return " or ".join(value[:MOST])
         return self._word("SPAWN_SERVICE") or ""
 
+    @property
+    def connections(self) -> int:
+        """How many it is about."""
+        if self.summed is not None:
+            return self.summed.connections + self.summed.checks
+        return int(self.of_connection)
+
+    def _summed(self) -> Summed:
+        totals, steps = {}, {}
+        for measure, field in MEASURES.items():
+            total, found = self._number(field), self._list(f"{field}_STEPS", summary.read)
+            if total is not None and found:
+                totals[measure], steps[measure] = total, found
+        return Summed(
+            self._number("SPAWN_CONNECTIONS") or 0,
+            self._number("SPAWN_HEALTH_CHECKS") or 0,
+            totals,
+            steps,
+            self._list("SPAWN_CLIENTS", summary.read_clients),
+        )
+
+    def _list(self, field: str, parse: Callable[[str], dict[T, int]]) -> dict[T, int]:
+        value = self.fields.get(field, "")
+        try:
+            if isinstance(value, str) and len(value) <= LONGEST_LIST:
+                return parse(value)
+        except ValueError:
+            pass
+        self.odd += (field,)
+        return {}
+
     def _word(self, field: str) -> str | None:
         value = self.fields.get(field)
         if value is None or (isinstance(value, str) and 0 < len(value) <= LONGEST):
@@ -116,11 +172,11 @@ class Record:
         self.odd += (field,)
         return None
 
-    def _number(self, field: str) -> int | None:
-        text = self._word(field)
+    def _number(self, field: str | None) -> int | None:
+        text = None if field is None else self._word(field)
         if text is None or (consists_of(text, DIGITS) and len(text) <= MOST_DIGITS):
             return None if text is None else int(text)
-        self.odd += (field,)
+        self.odd += (field or "",)
         return None
 
     def _priority(self) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import times
-from spawnhelper.ctl.records import Record
+from spawnhelper.ctl.records import MEASURES, Record, Summed
+from spawnhelper.outcome import HEALTH_CHECK, SUCCESS
 
-MEASURES = ("duration", "cpu", "bytes_in", "bytes_out")
 NOBODY_COUNTED = -1
 HOUR = 3_600 * USEC_PER_SEC
 QUARTER = HOUR // 4  # no time zone changes its offset between quarters of an hour
@@ -44,29 +44,45 @@ class Group(NamedTuple):
 
 
 class Tally:
-    """One row a record, in columns of numbers: so a million of them take some 50 MB."""
+    """One row a record, in columns of numbers: so a million of them take some 60 MB. A record of
+    many connections has a row for each client that it names, which says how many they are; what was
+    measured of them stands apart."""
 
     def __init__(self) -> None:
         self._names: dict[str, int] = {}
         self._moments = array("Q")
         self._failed = array("B")
+        self._weights = array("Q")
+        self._summed: list[tuple[int, int, Summed]] = []  # when, of which service, what
         self._labels = {by: array("I") for by in ("service", "from", "result")}
         self._measures = {measure: array("q") for measure in MEASURES}
 
     def add(self, record: Record) -> None:
-        """One more connection."""
+        """One more connection, or as many as the record is about."""
+        summed = record.summed
+        if summed is None:
+            self._row(record, record.source, record.result, 1)
+            return
+        self._summed.append((record.usec, self._label(record.service), summed))
+        for client, count in summed.clients.items():
+            self._row(record, client, SUCCESS, count)
+        unnamed = summed.connections - sum(summed.clients.values())
+        for result, count in ((SUCCESS, unnamed), (HEALTH_CHECK, summed.checks)):
+            if count > 0:
+                self._row(record, "", result, count)
+
+    def _row(self, record: Record, client: str, result: str, weight: int) -> None:
         self._moments.append(record.usec)
         self._failed.append(record.failed)
-        names = self._names
-        for by, name in (
-            ("service", record.service),
-            ("from", record.source),
-            ("result", record.result),
-        ):
-            self._labels[by].append(names.setdefault(name, len(names)))
+        self._weights.append(weight)
+        for by, name in (("service", record.service), ("from", client), ("result", result)):
+            self._labels[by].append(self._label(name))
         for measure, column in self._measures.items():
             value = getattr(record, measure)
             column.append(NOBODY_COUNTED if value is None else value)
+
+    def _label(self, name: str) -> int:
+        return self._names.setdefault(name, len(self._names))
 
     def __len__(self) -> int:
         return len(self._moments)
@@ -77,17 +93,22 @@ class Tally:
 
     def whole(self) -> Group:
         """All of them."""
-        return self._group("", range(len(self)))
+        return self._group("", range(len(self)), [each for _, _, each in self._summed])
 
     def groups(self, by: str) -> list[Group]:
         """Those of each service, client, result or hour: hours in their order, others by size."""
+        hour = _hours()
         if by == "hour":
-            keys: Sequence[int] = array("Q", map(_hours(), self._moments))
+            keys: Sequence[int] = array("Q", map(hour, self._moments))
             name: Callable[[int], str] = _hour_name
         else:
             keys = self._labels[by]
             name = list(self._names).__getitem__
-        found = [self._group(name(key), rows) for key, rows in _by(keys)]
+        whose: dict[Hashable, list[Summed]] = {}
+        for moment, service, summed in self._summed:
+            of = {"hour": hour(moment), "service": service, "result": self._label(SUCCESS)}
+            whose.setdefault(of.get(by), []).append(summed)  # of one client nothing is known
+        found = [self._group(name(key), rows, whose.get(key, [])) for key, rows in _by(keys)]
         if by != "hour":
             found.sort(key=lambda group: (-group.connections, group.key))
         return found
@@ -99,7 +120,7 @@ class Tally:
         names = list(self._names)
         return [
             (names[label], connections, failed[label])
-            for label, connections in Counter(clients).most_common()[: count + 1]
+            for label, connections in self._counted(clients).most_common()[: count + 1]
             if names[label]
         ][:count]
 
@@ -110,22 +131,38 @@ class Tally:
         if span is None:
             return []
         step, start = _columns(span, most)
-        total = Counter((moment - start) // step for moment in self._moments)
+        total = self._counted((moment - start) // step for moment in self._moments)
         failures = itertools.compress(self._moments, self._failed)
         failed = Counter((moment - start) // step for moment in failures)
         return [(start + at * step, total[at], failed[at]) for at in range(max(total) + 1)]
 
-    def _group(self, key: str, rows: Sequence[int]) -> Group:
+    def _counted(self, keys: Iterable[int]) -> Counter[int]:
+        """How many connections there are of each key. keys: of each row."""
+        found: Counter[int] = Counter()
+        for key, weight in zip(keys, self._weights, strict=True):
+            found[key] += weight
+        return found
+
+    def _group(self, key: str, rows: Sequence[int], summed: Sequence[Summed]) -> Group:
         names = list(self._names)
         results = self._labels["result"]
-        counted = Counter(results[row] for row in rows)
+        counted: Counter[int] = Counter()
+        for row in rows:
+            counted[results[row]] += self._weights[row]
         return Group(
             key,
-            len(rows),
+            counted.total(),
             sum(self._failed[row] for row in rows),
             {names[label]: count for label, count in counted.most_common()},
             {
-                measure: _spread(column[row] for row in rows)
+                measure: _spread(
+                    (column[row] for row in rows),
+                    [
+                        (each.totals[measure], each.steps[measure])
+                        for each in summed
+                        if measure in each.steps
+                    ],
+                )
                 for measure, column in self._measures.items()
             },
         )
@@ -138,14 +175,29 @@ def _by(keys: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         yield key, list(rows)
 
 
-def _spread(values: Iterable[int]) -> Spread | None:
-    counted = sorted(value for value in values if value != NOBODY_COUNTED)
+def _spread(
+    values: Iterable[int], summed: Iterable[tuple[int, Mapping[int, int]]]
+) -> Spread | None:
+    """summed: of many connections, what they have together, and how many have about which value."""
+    counted = Counter(value for value in values if value != NOBODY_COUNTED)
+    whole = sum(value * count for value, count in counted.items())
+    for total, steps in summed:
+        whole += total
+        counted.update(steps)
     if not counted:
         return None
-    # Of a single value quantiles() has no opinion before Python 3.13.
-    pair = counted if len(counted) > 1 else counted * 2
-    cuts = statistics.quantiles(pair, n=100, method="inclusive")
-    return Spread(len(counted), sum(counted), *(round(cuts[at - 1]) for at in (50, 95, 99)))
+    ordered = sorted(counted)
+    ends = list(itertools.accumulate(counted[value] for value in ordered))
+
+    def percentile(rank: int) -> int:
+        # As statistics.quantiles() has it, method="inclusive"; that does not take counted values.
+        at, part = divmod((ends[-1] - 1) * rank, 100)
+        one, other = (
+            ordered[bisect_right(ends, min(place, ends[-1] - 1))] for place in (at, at + 1)
+        )
+        return round((one * (100 - part) + other * part) / 100)
+
+    return Spread(ends[-1], whole, *map(percentile, (50, 95, 99)))
 
 
 def _hours() -> Callable[[int], int]:

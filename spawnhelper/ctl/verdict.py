@@ -92,7 +92,7 @@ def _counted(names: list[str], since: int) -> tuple[Counter[str], Counter[str]]:
     failed: Counter[str] = Counter()
     records = Records(names)
     for record in records.forward(since):
-        every[record.service] += record.of_connection
+        every[record.service] += record.connections
         failed[record.service] += record.failed and record.of_connection
     if unread := records.unread():
         raise Complaint(os.EX_IOERR, unread[0])

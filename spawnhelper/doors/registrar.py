@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 
 from spawnhelper import record
+from spawnhelper.board import Board
 from spawnhelper.conf.service import Service
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.doors.pool import Held
-from spawnhelper.outcome import EXEC_FAILED, RESOURCES, Refusal
+from spawnhelper.doors.summaries import Summaries
+from spawnhelper.outcome import EXEC_FAILED, HEALTH_CHECK, RESOURCES, SUCCESS, Refusal
 from spawnhelper.post import Outbox
 from spawnhelper.stages import command, reasons
 from spawnhelper.stages.serve import Ended
 
 MOST_EXPLAINING = 4
+SUMMED = "summary"  # of Log=
 
 
 class Registrar:
     """explaining: the pids of processes that find out why a command did not start, which can take
     its time, and record it."""
 
-    def __init__(self, name: str, outbox: Outbox) -> None:
+    def __init__(self, name: str, outbox: Outbox, board: Board) -> None:
         self.name = name
         self.unit = f"spawn-server@{name}.service"
         self.outbox = outbox
         self.explaining: set[int] = set()
+        self.summaries = Summaries(name, self.unit, outbox, board)
 
     def reported(self, held: Held, ended: Ended | Refusal) -> None:
         """Records what a worker has said."""
@@ -33,6 +37,8 @@ class Registrar:
             told = "" if ended.problems or ended.result != EXEC_FAILED else ended.sentence
             if not told or not self._explain(held, told):
                 self.refused(held.connection, settings, ended)
+        elif settings.log == SUMMED and ended.result == SUCCESS:
+            self.summaries.add(held, ended)
         elif record.wanted(settings.log, ended.result):
             who = held.plan.who.user
             fields = record.of_end(self.unit, held.connection, settings, who, ended)
@@ -43,7 +49,9 @@ class Registrar:
 
     def refused(self, connection: Connection, settings: Service | None, refusal: Refusal) -> None:
         """Records why there was no command."""
-        if settings is None or record.wanted(settings.log, refusal.result):
+        if settings is not None and settings.log == SUMMED and refusal.result == HEALTH_CHECK:
+            self.summaries.check(settings)
+        elif settings is None or record.wanted(settings.log, refusal.result):
             fields = record.of_refusal(self.unit, connection, self.name, settings, refusal)
             self.outbox.put(fields)
 

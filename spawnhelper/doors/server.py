@@ -67,9 +67,6 @@ class Server:
         self.send_buffers = {each.fileno(): _send_buffer(each) for each in listeners}
         self.signals = Signals()
         self.notices = Notices()
-        waiting = (each.encode("latin-1") for each in found.get("records", ()))
-        self.registrar = Registrar(name, Outbox(waiting, found.get("lost", 0)))
-        self.outbox = self.registrar.outbox
         self.settings: Service | None = None
         self.plan: Plan | None = None
         self.problem: Refusal | None = None  # with the files
@@ -81,6 +78,9 @@ class Server:
         nursery = Nursery(descriptors, found.get("groups", 0), groups)
         kept = [each["pid"] for each in found.get("workers", ())]
         self.board = board.Board(name, kept)
+        waiting = (each.encode("latin-1") for each in found.get("records", ()))
+        self.outbox = Outbox(waiting, found.get("lost", 0))
+        self.registrar = Registrar(name, self.outbox, self.board)
         self.crew = Crew(self.registrar, self.board, nursery, self._poll, self.clock)
         self._accepting = False
         self._asked = False  # whether somebody may be in a backlog
@@ -132,6 +132,7 @@ class Server:
     def _over(self) -> bool:
         if self.crew.stopping is None or self.crew.workers:
             return False
+        self.registrar.summaries.write()
         late = time.monotonic_ns() - self.crew.stopping >= LAST_RECORDS
         return late or not (self.outbox or self.registrar.explaining)
 
@@ -141,8 +142,9 @@ class Server:
         crew = self.crew
         if len(crew.workers) > len(crew.idle) or crew.lobby or crew.stopping is not None:
             self.clock.look_by(now + TICK)
-        if self.outbox.due is not None:
-            self.clock.look_by(self.outbox.due)
+        for due in (self.outbox.due, self.registrar.summaries.due):
+            if due is not None:
+                self.clock.look_by(due)
         return max(0, self.clock.due - now) / NSEC_PER_SEC
 
     def _handle(self, descriptor: int) -> None:
@@ -275,6 +277,9 @@ class Server:
         self.clock.due = NEVER
         if now >= self._deaf_until:
             self._deaf = False
+        summaries = self.registrar.summaries
+        if summaries.due is not None and now >= summaries.due:
+            summaries.write()
         if self.outbox.due is not None and now >= self.outbox.due:
             self.outbox.send()
         self.crew.look(now)
@@ -376,6 +381,7 @@ class Server:
         """Executes the program. What workers have in hand they bring to its end."""
         crew = self.crew
         crew.retire()
+        self.registrar.summaries.write()
         clients = [*crew.next, *(each.held for each in crew.workers.values() if each.held)]
         kept = [
             *self.listeners,
