@@ -19,6 +19,7 @@ from conftest import Installed, in_machine, run, systemd_version, until
 from nested import BUILT, PREVIOUS, Pristine
 
 from spawnhelper.conf.values import NAME_CHARACTERS
+from spawnhelper.ctl import VERBS
 
 pytestmark = in_machine
 
@@ -300,6 +301,8 @@ def test_autopkgtest(tmp_path: Path) -> None:
         "1/spawnctl.1",
         "8/spawn-generator.8",
         "8/spawn-server.8",
+        "7/spawnhelper-cookbook.7",
+        "7/spawnhelper-troubleshooting.7",
     ],
 )
 def test_manual_pages_are_rendered_without_a_warning(page: str) -> None:
@@ -359,8 +362,8 @@ zpty -r z line $'*\\ndone*'
 print -r -- $line
 """
 COMPLETIONS = [
-    ("spawnctl", "", {"check", "list", "log", "run", "stats", "status"}),
-    ("spawnctl", "st", {"stats", "status"}),
+    ("spawnctl", "", set(VERBS)),
+    ("spawnctl", "st", {"stats", "status", "stop"}),
     ("spawnctl log --result", "exit", {"exit-code"}),
     ("spawnctl log --user", "nobo", {"nobody"}),
 ]

@@ -213,9 +213,9 @@ SETTINGS = (
         quantities.positive_time_span,
         None,
         "infinity",
-        "How long there may be no byte in either direction. Then the command is ended as at its "
-        "TimeLimit=. For TCP the kernel tells; for a path it needs SizeLimit=, which has every "
-        "byte counted. A byte that the client's side does not acknowledge has not passed.",
+        "Ends the command, as at its TimeLimit=, when no byte has passed either way for this long. "
+        "On a path it also needs SizeLimit=, because bytes are counted only then. A byte that the "
+        "client's side does not acknowledge has not passed.",
         "tcp(7) TCP_INFO",
     ),
     Setting(
@@ -353,8 +353,8 @@ SETTINGS = (
         [],
         "everybody",
         "Addresses and prefixes that may connect; nobody else may. Never names. Where DenyFrom= "
-        "has the address, too, the longer prefix decides, and of equal ones DenyFrom=. Clients of "
-        "a path have no address, and are not asked for one.",
+        "has the address, too, the longer prefix decides, and of equal ones DenyFrom=. Does not "
+        "apply to paths.",
         "xinetd.conf(5) only_from",
         repeats=True,
     ),
@@ -374,8 +374,8 @@ SETTINGS = (
         values.day_spans,
         [],
         "always",
-        "When clients may connect: `HH:MM-HH:MM`, local time, the end not included. A span whose "
-        "end lies before its start goes on behind midnight. Who is connected stays so.",
+        "When clients may connect: `HH:MM-HH:MM`, local time, the end not included; `22:00-06:00` "
+        "runs past midnight. Open connections are not closed.",
         "xinetd.conf(5) access_times",
         repeats=True,
     ),
@@ -451,10 +451,9 @@ SETTINGS = (
         "all",
         "all",
         "Which ends of a command are recorded: `all`, `failures`, which is all but success, or "
-        "`none`. That a command could not be run always is, and so is how many connections systemd "
-        "refused; a health check is with `all` only. With Accept=no it can be `summary`: each "
-        "failure has its record, and success and health checks one record in each "
-        "SummaryInterval=.",
+        "`none`. Always recorded: commands that could not run, and how many connections were "
+        "dropped. Health checks: only with `all`. With Accept=no it can be `summary`: each failure "
+        "has its record, successes and health checks one record in each SummaryInterval=.",
         "xinetd.conf(5) log_on_success, log_on_failure",
     ),
     Setting(
