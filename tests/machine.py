@@ -90,6 +90,9 @@ RUN_PACKAGES = (
     "systemd-sysv",
     "zsh",
 )
+UNITS = "/etc/systemd/system"
+# Daemons that these packages would start, of which the tests want the programs alone.
+MASKED = ("fail2ban", "nagios-nrpe-server", "rsync")
 PACKAGES = {
     "build": BUILD_PACKAGES,
     "run": RUN_PACKAGES,
@@ -181,7 +184,8 @@ def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
     Made at the first call, kept in the cache, and shared by all machines, read-only.
     """
     packages = PACKAGES[kind]
-    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
+    masked = [name for name in MASKED if name in packages]
+    digest = hashlib.sha256("\n".join([*packages, *masked]).encode()).hexdigest()[:12]
     root = cache / f"{release}-{kind}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{release}-{kind}.lock", "w", encoding="utf-8") as lock:
@@ -200,6 +204,7 @@ def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
             # The archive of a release in development is a snapshot that may have expired.
             '--aptopt=Acquire::Check-Valid-Until "false"',
             f"--include={','.join(packages)}",
+            *(f"--customize-hook=ln -s /dev/null $1{UNITS}/{name}.service" for name in masked),
             release,
             str(partial),
         ]

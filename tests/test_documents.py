@@ -40,7 +40,10 @@ GOES_ON = re.compile(r" (-f|run) ?")  # until it is interrupted
 INTERRUPTED = {124, 128 + 2}
 EDITOR = """#!/bin/sh
 for file; do :; done
-sed -i '1i [Service]\\nProtectHostname=yes' "$file"
+case $file in
+*/spawnctl-*) echo '# looked at' >>"$file" ;;
+*) sed -i '1i [Service]\\nProtectHostname=yes' "$file" ;;
+esac
 """
 VARYING = re.compile(r"\d+(\.\d+)?(m?s\b)?|\b(?<=\b)[A-Z][a-z]{2} (?=N N:N:N)")
 

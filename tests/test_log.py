@@ -643,7 +643,11 @@ def test_a_reader_that_has_seen_enough() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("result", MESSAGE_IDS)
+# Of a success there is nothing to explain, and ten lines each would hide the rest.
+EXPLAINED = [result for result in MESSAGE_IDS if result != "success"]
+
+
+@pytest.mark.parametrize("result", EXPLAINED)
 def test_catalog(result: str) -> None:
     """What journalctl -x says: what happened, what it means, where to look."""
     dumped = run("journalctl", "--dump-catalog", MESSAGE_IDS[result]).stdout
@@ -658,7 +662,7 @@ def test_catalog(result: str) -> None:
 def test_catalog_has_nothing_else() -> None:
     dumped = run("journalctl", "--dump-catalog").stdout
     ours = re.findall(r"-- ([0-9a-f]{32})\n(?:[A-Z].*\n)*?Defined-By: spawnhelper\n", dumped)
-    assert sorted(ours) == sorted(MESSAGE_IDS.values())
+    assert sorted(ours) == sorted(MESSAGE_IDS[result] for result in EXPLAINED)
 
 
 def test_journalctl_explains_a_record(service: Callable[..., Installed]) -> None:

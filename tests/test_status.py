@@ -117,6 +117,10 @@ def test_clients_of_a_path_and_of_ipv6(service: Callable[..., Installed]) -> Non
         client.recv(1)
         (shown,) = status(path.name)["connections"]
         assert shown["client"] == f"pid {os.getpid()} of uid 0"
+        assert f"  pid {os.getpid()} of root (0)  " in run("spawnctl", "status", path.name).stdout
+    path.record()
+    assert f"  pid {os.getpid()} of root (0)  " in run("spawnctl", "log", path.name).stdout
+    assert re.search(r"^root \(0\) +1 +0$", run("spawnctl", "stats", path.name).stdout, re.M)
     six = service(CAT, address="[::1]:10999")
     command = ["socat", "-u", "TCP6:[::1]:10999", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client6:

@@ -103,7 +103,7 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
     "UMask": [("0", 0), ("0777", 0o777), ("27", 0o27)],
     "NoNewPrivileges": [(word, True) for word in ("yes", "1", "true", "on", "y", "t", "YES")]
     + [(word, False) for word in ("no", "0", "false", "off", "n", "f")],
-    "Log": [("all", "all"), ("failures", "failures"), ("none", "none")],
+    "Log": [("all", "all"), ("failures", "failures"), ("none", "none"), ("summary", "summary")],
     "Argv0": [("-sh", "-sh"), ("'my name'", "my name")],
     "IdleLimit": [("1us", 1), ("infinity", None)],
     "SizeLimit": [
@@ -154,6 +154,7 @@ GOOD: dict[str, Sequence[tuple[str, object]]] = {
     "BannerRefused": [("/etc/motd", "/etc/motd")],
     "ProxyProtocol": [(word, word) for word in ("no", "v1", "v2", "any")],
     "ProxyTimeLimit": [("1s", SEC), ("1h", 3600 * SEC)],
+    "SummaryInterval": [("1s", SEC), ("24h", 86_400 * SEC)],
     "SuccessExitStatus": [
         ("1 255 TEMPFAIL", [1 << 8, 255 << 8, 75 << 8]),
         ("FAILURE SIGPIPE KILL", [1 << 8, 13, 9]),
@@ -271,7 +272,7 @@ BAD: dict[str, list[tuple[str, str]]] = {
     "WorkingDirectory": [(text, NO_PATH) for text in ("tmp", "-tmp", "~root")],
     "UMask": [(text, NO_MODE) for text in ("8", "1000", "u=rwx", "-1")],
     "NoNewPrivileges": [(text, "is neither yes nor no") for text in ("2", "maybe", "yes no")],
-    "Log": [(text, "is none of all, failures, none") for text in ("some", "ALL", "all none")],
+    "Log": [(text, "is none of all, failures, none, summary") for text in ("some", "ALL", "all none")],
     "Argv0": [
         ("a b", "is not one word; put it in quotes"),
         ("''", "is not one word; put it in quotes"),
@@ -344,6 +345,12 @@ BAD: dict[str, list[tuple[str, str]]] = {
     "Banner": [(text, NO_PLAIN_PATH) for text in ("motd", "/etc/../motd", "~/motd")],
     "BannerRefused": [(text, NO_PLAIN_PATH) for text in ("motd", "/etc/../motd", "~/motd")],
     "ProxyProtocol": [(text, "is none of no, v1, v2, any") for text in ("yes", "1", "v3", "V1")],
+    "SummaryInterval": [
+        ("999ms", "is too short; write a span from 1s to 86400s"),
+        ("25h", "is too long; write a span from 1s to 86400s"),
+        ("infinity", "is too long; write a span from 1s to 86400s"),
+        ("x", NO_SPAN),
+    ],
     "ProxyTimeLimit": [
         ("999ms", "is too short; write a span from 1s to 3600s"),
         ("3601s", "is too long; write a span from 1s to 3600s"),

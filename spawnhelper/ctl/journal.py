@@ -72,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_own(options: argparse.Namespace) -> bool:
+    """Whether that is this machine's alone, whose users are known here."""
+    return options.directory is None and not options.file and not options.merge
+
+
 class Unread(NamedTuple):
     """A journal file or folder that was not read, or not to its end, and why."""
 

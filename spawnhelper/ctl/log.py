@@ -126,6 +126,7 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
     paint = terminal.painter(colours=terminal.coloured(sys.stdout))
     width = max(map(len, names), default=0)
     output = Output(options) if options.output_of_command else None
+    own = journal.is_own(options)
 
     def line(record: Record) -> str:
         nonlocal width
@@ -136,7 +137,8 @@ def _form(options: argparse.Namespace, names: Iterable[str]) -> Callable[[Record
         if record.result in outcome.ENDED:
             text = text.removesuffix(f" after {took}")
         head = f"{when}  {record.service:{width}}  {record.result:{LONGEST_RESULT}}  {took:>9}"
-        shown = _folded(printable(f"{head}  {record.client:21}"), printable(text))
+        client = words.named(record.client) if own else record.client
+        shown = _folded(printable(f"{head}  {client:21}"), printable(text))
         lines = [paint(each, record.priority) for each in shown]
         lines += [f"{INDENT}| {each}" for each in (output.last(record) if output else ())]
         return "\n".join(lines)

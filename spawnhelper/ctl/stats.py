@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
         _write(options.html, text)
     else:
         with terminal.paged(wanted=not options.no_pager) as out:
-            _show(tally, options.by, apart, out)
+            known = words.named if journal.is_own(options) else str
+            _show(tally, options.by, apart, out, known)
     return records.report()
 
 
@@ -117,7 +118,8 @@ class Apart:
         return said
 
 
-def _show(tally: Tally, by: str, apart: Apart, out: IO[str]) -> None:
+def _show(tally: Tally, by: str, apart: Apart, out: IO[str], known: Callable[[str], str]) -> None:
+    """known: a client as a person knows it."""
     extent = tally.span()
     if extent is None:
         print("-- No entries --", file=out)
@@ -128,11 +130,11 @@ def _show(tally: Tally, by: str, apart: Apart, out: IO[str]) -> None:
         print(terminal.wrapped(f"{counted}, {first} to {last}"), file=out)
         groups = tally.groups(by)
         shown = groups[-MOST_GROUPS:] if by == "hour" else groups[:MOST_GROUPS]
-        tables = [_groups(shown, by, whole)]
+        tables = [_groups(shown, by, whole, known if by == "from" else str)]
         if by != "result":
             tables.append(_results(whole))
         if by != "from":
-            tables.append(_clients(tally))
+            tables.append(_clients(tally, known))
         tables.append(_over_time(tally))
         for number, table in enumerate(tables):
             print(file=out)
@@ -149,7 +151,7 @@ def _denied(group: Group) -> int:
     return group.results.get(DENIED, 0)
 
 
-def _groups(groups: list[Group], by: str, whole: Group) -> Table:
+def _groups(groups: list[Group], by: str, whole: Group, known: Callable[[str], str]) -> Table:
     table = Table(
         Column(by.upper()),
         *numbers("CONNECTIONS", "FAILED"),
@@ -160,7 +162,7 @@ def _groups(groups: list[Group], by: str, whole: Group) -> Table:
         Column("OUT", right=True, spare=4),
     )
     for group in groups:
-        table.add(printable(group.key) or "-", *_cells(group))
+        table.add(printable(known(group.key)) or "-", *_cells(group))
     if len(groups) > 1:
         table.add("all", *_cells(whole), priority=terminal.BOLD)
     return table
@@ -192,10 +194,10 @@ def _results(whole: Group) -> Table:
     return table
 
 
-def _clients(tally: Tally) -> Table:
+def _clients(tally: Tally, known: Callable[[str], str]) -> Table:
     table = Table(Column("BUSIEST CLIENTS"), *numbers("CONNECTIONS", "FAILED"))
     for client, connections, failed in tally.busiest(BUSIEST):
-        table.add(printable(client), str(connections), str(failed))
+        table.add(printable(known(client)), str(connections), str(failed))
     return table
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from spawnhelper.conf import files, service
 from spawnhelper.conf.quantities import USEC_PER_SEC
-from spawnhelper.ctl import health, listing, servers, terminal, times, units
+from spawnhelper.ctl import health, listing, servers, terminal, times, units, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.output import Output
 from spawnhelper.ctl.records import Record, Records
@@ -215,7 +215,8 @@ def _show(
         age = "-" if each.age is None else span(each.age)
         pid = "-" if each.pid is None else str(each.pid)
         more = [each.unit] if verbose else []
-        print(_line(age, pid, each.client, *more, printable(each.command)), file=out)
+        who = words.named(each.client)
+        print(_line(age, pid, who, *more, printable(each.command)), file=out)
 
 
 def _workers(server: servers.Server) -> str:

@@ -1,8 +1,10 @@
-"""Which service is meant: by its name, its file, a drop-in, or one of its units."""
+"""Which service is meant: by its name, its file, a drop-in, or one of its units. And which user."""
 
 from __future__ import annotations
 
 import os
+import pwd
+import re
 
 from spawnhelper.conf import files
 
@@ -22,6 +24,18 @@ def file_of(wanted: str) -> str:
         ours = folder in (files.DIRECTORY, files.VENDOR)
         return files.file_of(files.name_of(file)) if ours else file
     return files.file_of(name_of(wanted))
+
+
+def named(client: str) -> str:
+    """A client of a path with the name of its user, as far as this machine knows it."""
+    found = re.search(r"\buid (\d{1,10})$", client)
+    if found is None:
+        return client
+    try:
+        name = pwd.getpwuid(int(found[1])).pw_name
+    except (KeyError, OverflowError):
+        return client
+    return f"{client[: found.start()]}{name} ({found[1]})"
 
 
 def name_of(wanted: str) -> str:
