@@ -33,7 +33,7 @@ ASKING = ("rsync", "vsftpd", "in.ftpd", "in.telnetd")
 
 def of(settings: Service, file: str) -> list[Problem]:
     """What to think about before this service is enabled."""
-    return [
+    notes = [
         *_collisions(settings, file),
         *_queue(settings),
         *_processes(settings),
@@ -41,12 +41,14 @@ def of(settings: Service, file: str) -> list[Problem]:
         *_of_root(file),
         *_opened_streams(settings),
         *_warnings(settings),
-        *_unknown_directives(file),
         *_asking(settings),
         *rules.of(settings, file),
         *trust.of(settings),
         *slips.of(settings),
     ]
+    said = {(each.file, each.line) for each in notes}
+    further = _unknown_directives(file)
+    return notes + [each for each in further if (each.file, each.line) not in said]
 
 
 def _collisions(settings: Service, file: str) -> list[Problem]:
