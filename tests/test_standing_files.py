@@ -66,7 +66,7 @@ BOARD = (
 )
 AT_ONCE = "ends the connections of all clients at once; write TimeLimit= in [Spawn]"
 PATIENT = "is set by spawnhelper, and longer than any KillDelay=; write that in [Spawn]"
-NAMESPACE = "has the records go to a journal that spawnctl does not read; remove the line"
+NAMESPACE = "is no name of a journal; write one of letters, digits, - and _"
 WATCHDOG = "is too short for a server that is well; write 10s or more"
 REFUSED = [
     ("Environment=A=1", SHOWN),
@@ -97,7 +97,9 @@ REFUSED = [
     ("TemporaryFileSystem=/var/tmp /run:ro", HIDDEN),
     ("TemporaryFileSystem=/run/systemd/notify", HIDDEN),
     ("RootImage=/srv/image", ROOT),
-    ("LogNamespace=mine", NAMESPACE),
+    ("LogNamespace=../mine", NAMESPACE),
+    ("LogNamespace=my journal", NAMESPACE),
+    (f"LogNamespace={'x' * 65}", NAMESPACE),
     ("LogLevelMax=err", LOST),
     ("LogFilterPatterns=~exit", LOST),
     ("LogRateLimitBurst=5", LOST),

@@ -319,6 +319,29 @@ def test_places_are_used_again(made: board.Board) -> None:
     ]
 
 
+@in_machine
+def test_records_in_a_journal_of_their_own(service: Callable[..., Installed]) -> None:
+    there = service(CAT, socket_section=f"{STANDING}\n[Service]\nLogNamespace=spawntest")
+    (note,) = there.check().stderr.splitlines()
+    assert "journalctl --namespace=spawntest shows them, plain journalctl does not" in note
+    assert there.talk(b"word") == b"word"
+    match = f"SPAWN_SERVICE={there.name}"
+    ask = ("journalctl", "-q", "-o", "cat", match)
+    (sentence,) = until(lambda: run(*ask, "--namespace=spawntest").stdout.splitlines())
+    assert run(*ask).stdout == ""
+    named = run(*ask, "--namespace=+spawntest").stdout.splitlines()
+    assert named == [sentence]
+    for words in ([], ["--namespace=spawntest"], ["--namespace=+spawntest"], ["--namespace=*"]):
+        (line,) = run("spawnctl", "log", there.name, *words).stdout.splitlines()
+        assert "success" in line
+        counted = json.loads(run("spawnctl", "stats", "--json", there.name, *words).stdout)
+        assert counted["all"]["results"] == {"success": 1}
+    done = run("spawnctl", "log", "--namespace=of-nobody", check=False)
+    assert done.returncode == 66
+    assert done.stderr == "spawnctl: there is no journal of the namespace of-nobody\n"
+    assert "success" in row(there)
+
+
 def test_a_new_board_counts_on(made: board.Board) -> None:
     made.note(7, board.BUSY, "127.0.0.1:9")
     made.dropped += 2

@@ -272,7 +272,9 @@ BAD: dict[str, list[tuple[str, str]]] = {
     "WorkingDirectory": [(text, NO_PATH) for text in ("tmp", "-tmp", "~root")],
     "UMask": [(text, NO_MODE) for text in ("8", "1000", "u=rwx", "-1")],
     "NoNewPrivileges": [(text, "is neither yes nor no") for text in ("2", "maybe", "yes no")],
-    "Log": [(text, "is none of all, failures, none, summary") for text in ("some", "ALL", "all none")],
+    "Log": [
+        (text, "is none of all, failures, none, summary") for text in ("some", "ALL", "all none")
+    ],
     "Argv0": [
         ("a b", "is not one word; put it in quotes"),
         ("''", "is not one word; put it in quotes"),

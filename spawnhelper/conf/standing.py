@@ -6,6 +6,8 @@ No sentence shows a value of [Service]: what is there can be a piece of a secret
 
 from __future__ import annotations
 
+from string import ascii_letters
+
 from spawnhelper.conf import files, quantities
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.conf.values import DIGITS, boolean, consists_of, words
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # LimitNOFILE= of spawn-server@.service is enough for so many.
 MOST_CONNECTIONS = 10_000
+# Of a journal: it becomes a part of the names of units and folders.
+NAMESPACE = f"{DIGITS}{ascii_letters}-_"
+LONGEST_NAMESPACE = 64
 SHORTEST_WATCHDOG = 10 * quantities.USEC_PER_SEC
 # Where records go, and what StandardError=journal brings; where systemd hears of the server, and
 # where spawnctl looks.
@@ -60,6 +65,10 @@ def _hides_nothing(text: str) -> bool:
             if any(f"{needed}/".startswith(f"{path}/") for needed in NEEDED):
                 return False
     return True
+
+
+def _is_namespace(text: str) -> bool:
+    return len(text) <= LONGEST_NAMESPACE and consists_of(text or "x", NAMESPACE)
 
 
 class Rule:
@@ -131,7 +140,8 @@ RULES = (
     ),
     Rule(
         "LogNamespace",
-        "has the records go to a journal that spawnctl does not read; remove the line",
+        "is no name of a journal; write one of letters, digits, - and _",
+        _is_namespace,
     ),
     Rule(
         "LogLevelMax LogFilterPatterns LogRateLimit*",

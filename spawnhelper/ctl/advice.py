@@ -38,7 +38,7 @@ def of(settings: Service, file: str) -> list[Problem]:
         *_queue(settings),
         *_processes(settings),
         *_later_systemd(settings, file),
-        *_of_root(file),
+        *_of_service(file),
         *_opened_streams(settings),
         *_warnings(settings),
         *_asking(settings),
@@ -116,9 +116,9 @@ def _later_systemd(settings: Service, file: str) -> list[Problem]:
     return notes
 
 
-def _of_root(file: str) -> list[Problem]:
-    """Directives of [Service] by which systemd makes files for the user of a unit. The server's is
-    root."""
+def _of_service(file: str) -> list[Problem]:
+    """Directives of [Service] by which systemd makes files for the user of a unit, and the server's
+    is root; and one by which records are elsewhere."""
     notes = []
     for each in service.unit_sections(file)[0]:
         if each.section != "Service" or not each.value:
@@ -133,6 +133,13 @@ def _of_root(file: str) -> list[Problem]:
             sentence = (
                 f"the files of {each.key}= are for root, which the server is and the command is "
                 "not; see spawn.conf(5), ACCOUNTS AND SECRETS"
+            )
+            notes.append(Problem(each.file, each.line, sentence))
+        elif each.key == "LogNamespace":
+            sentence = (
+                f"the records are in a journal of their own, with limits of its own: journalctl "
+                f"--namespace={each.value} shows them, plain journalctl does not, and spawnctl "
+                "reads both; see systemd-journald.service(8)"
             )
             notes.append(Problem(each.file, each.line, sentence))
     return notes

@@ -136,6 +136,7 @@ def boot(options: argparse.Namespace) -> str | None:
     source = [f"--directory={options.directory}"] if options.directory is not None else []
     source += [f"--file={each}" for each in options.file or ()]
     source += ["--merge"] if options.merge else []
+    source += [f"--namespace={options.namespace}"] if options.namespace is not None else []
     if int(wanted) == 0 and not source:
         return THIS_BOOT.read_text().strip().replace("-", "")
     ask = ["journalctl", "-q", "-n", "1", "-o", "json", f"--boot={wanted}", *source]

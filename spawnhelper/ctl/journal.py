@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.outcome import printable
+from spawnhelper.ctl.namespaces import of_services
+from spawnhelper.outcome import printable, shown
 
 try:
     from cysystemd.reader import JournalEntry, JournalOpenMode, JournalReader, Rule
@@ -70,11 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read the journals of other machines, too, that are on this one",
     )
+    source.add_argument(
+        "--namespace",
+        metavar="NAME",
+        help="read the journal of this namespace alone; with + before it the machine's own as "
+        "well, and * is all of them (the machine's own and those of services, if not given)",
+    )
 
 
 def is_own(options: argparse.Namespace) -> bool:
     """Whether that is this machine's alone, whose users are known here."""
     return options.directory is None and not options.file and not options.merge
+
+
+def _namespace(options: argparse.Namespace | None) -> str | None:
+    return None if options is None else options.namespace
 
 
 class Unread(NamedTuple):
@@ -125,8 +136,11 @@ class Journal:
             self._open_folders(options.directory)
         elif options is not None and options.merge:
             self._open_folders(VOLATILE, PERSISTENT, REMOTE)
+        elif (namespace := _namespace(options)) is not None:
+            self._open_namespace(namespace)
         else:
             self._open_own()
+            self._open_folders(*(each for name in of_services() for each in _folders(name)))
         if not self._expected and not self._unread:
             raise Complaint(os.EX_NOINPUT, f"there is no journal in {self._place(options)}")
 
@@ -300,12 +314,22 @@ class Journal:
         return next((each.path for each in _entries(folder) if _identity(each.stat()) == key), path)
 
     def _open_own(self) -> None:
-        machine = Path("/etc/machine-id").read_text().strip()
+        machine = _machine()
         self._expect(f"{VOLATILE}/{machine}", f"{PERSISTENT}/{machine}")
         reader = JournalReader()
         # The other modes cannot be combined with it: cysystemd takes one flag at most.
         reader.open(JournalOpenMode.LOCAL_ONLY)
         self._readers.append(reader)
+
+    def _open_namespace(self, wanted: str) -> None:
+        """As journalctl(1) has it."""
+        if wanted == "*" or wanted.startswith("+"):
+            self._open_own()
+        folders = _folders("*" if wanted == "*" else wanted.removeprefix("+"))
+        if not folders and wanted != "*":
+            sentence = f"there is no journal of the namespace {shown(wanted.removeprefix('+'))}"
+            raise Complaint(os.EX_NOINPUT, sentence)
+        self._open_folders(*folders)
 
     def _open_folders(self, *folders: str) -> None:
         for folder in folders:
@@ -461,6 +485,17 @@ def _held() -> set[Identity]:
         except OSError:
             pass  # the one that listed the folder
     return held
+
+
+def _machine() -> str:
+    return Path("/etc/machine-id").read_text().strip()
+
+
+def _folders(namespace: str) -> list[str]:
+    """Where this machine's journal of a namespace is; * is any of them."""
+    name = "*" if namespace == "*" else glob.escape(namespace)
+    patterns = (f"{place}/{_machine()}.{name}" for place in (VOLATILE, PERSISTENT))
+    return [folder for pattern in patterns for folder in sorted(glob.glob(pattern))]
 
 
 def _is_machine(name: str) -> bool:
