@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from benchmark.session import BURST, Figures, Results
+from benchmark.session import BURST, CROWD, PEERS, STANDING, Figures, Results
 
+FAILURES, LONG_STANDING = "Accept=no, Log=failures", "Accept=no, long file"
+MB = 1e6
 ALONE = "interpreter alone"
 OURS, COUNTED, LONG_FILE = "spawnhelper", "with SizeLimit=", "with a long file"
 NAIVE, SAME, HARDENED = "naive unit", "unit, same settings", "hardened unit"
@@ -80,7 +83,104 @@ def of(results: Results) -> list[Bar]:
         ),
         Bar(f"a burst of {BURST}: share answered", _burst(has, OURS), 1.0, at_most=False),
         Bar("the same of the naive unit", _burst(has, NAIVE), 0.5, at_most=True),
+        *of_standing(results),
     ]
+
+
+def of_standing(results: Results) -> list[Bar]:
+    """Those of Accept=no. The best of the super-servers is another one in each of them."""
+    has = results.servers
+    held = {each.count: each for each in has[STANDING].held} if STANDING in has else {}
+    least, most = (held[at(held)] if held else None for at in (min, max))
+    slower = [slowest - median for slowest, median in has[STANDING].changes] if held else []
+    best = "Accept=no: {}, against the best super-server"
+    return [
+        Bar(best.format("first byte"), _against_best(results, _first), 1.0, at_most=True),
+        Bar(best.format("its 99th percentile"), _against_best(results, _p99), 1.2, at_most=True),
+        Bar(best.format("connections a second by 16"), _rates(results, 16), 1.0, at_most=False),
+        Bar(best.format("by 64"), _rates(results, 64), 1.0, at_most=False),
+        Bar(best.format("one at a time"), _rates(results, 1), 0.95, at_most=False),
+        Bar(best.format("by 16, Log=failures"), _rates(results, 16, FAILURES), 1.1, at_most=False),
+        Bar(best.format("processor time"), _against_best(results, _processor), 1.3, at_most=True),
+        Bar(best.format("without journald's"), _against_best(results, _own), 1.0, at_most=True),
+        Bar(best.format(f"{CROWD} at once, seconds"), _crowd(has), 1.2, at_most=True),
+        Bar(
+            "Accept=no: MB a held connection beyond the command's",
+            (most.memory - most.command) / MB if most else None,
+            1.0,
+            at_most=True,
+        ),
+        Bar(
+            "Accept=no: first byte with most held, against that with fewest",
+            most.first / least.first if most and least else None,
+            1.1,
+            at_most=True,
+        ),
+        Bar(
+            "Accept=no: first byte with 50 keys and 200 prefixes, against the shortest file",
+            _first_bytes(results, LONG_STANDING, STANDING),
+            1.05,
+            at_most=True,
+        ),
+        Bar(
+            "Accept=no: seconds that a change of the file adds to the slowest connection",
+            max(slower, default=None),
+            0.05,
+            at_most=True,
+        ),
+    ]
+
+
+def _first(figures: Figures, number: int) -> float:
+    return statistics.median(figures.first[number])
+
+
+def _p99(figures: Figures, _: int) -> float:
+    """Of all rounds, for one has too few."""
+    every = [seconds for part in figures.first for seconds in part]
+    return statistics.quantiles(every, n=100, method="inclusive")[98]
+
+
+def _processor(figures: Figures, number: int) -> float:
+    return figures.processor[number]
+
+
+def _own(figures: Figures, number: int) -> float:
+    return figures.processor[number] - figures.shares["journald"][number]
+
+
+def _against_best(results: Results, what: Callable[[Figures, int], float]) -> float | None:
+    """Ours by that of the super-server that has least, the median of the rounds."""
+    peers = [name for name in PEERS if _measured(results, name)]
+    if not peers or not _measured(results, STANDING):
+        return None
+    has = results.servers
+    return _median(
+        what(has[STANDING], number) / min(what(has[name], number) for name in peers)
+        for number in range(len(has[STANDING].processor))
+    )
+
+
+def _rates(results: Results, at_once: int, ours: str = STANDING) -> float | None:
+    """Ours by that of the super-server that has most, the median of the rounds."""
+    peers = [name for name in PEERS if _measured(results, name)]
+    if not peers or not _measured(results, ours):
+        return None
+    has = results.servers
+    rounds = zip(*(has[name].rates[at_once] for name in (ours, *peers)), strict=True)
+    return _median(rate / max(others) for rate, *others in rounds)
+
+
+def _crowd(has: dict[str, Figures]) -> float | None:
+    """The seconds, by those of the fastest that answered all; infinite where ours did not."""
+    ours = has[STANDING].crowd if STANDING in has else None
+    crowds = [has[name].crowd for name in PEERS if name in has]
+    others = [each[1] for each in crowds if each is not None and each[0] == CROWD]
+    if ours is None:
+        return None
+    if ours[0] < CROWD:
+        return math.inf
+    return ours[1] / min(others) if others else 0.0
 
 
 def _added_start(results: Results, name: str) -> float | None:

@@ -12,6 +12,8 @@ Address = tuple[str, int]
 LINE = b"a line\n"
 PATIENCE = 20.0  # seconds without anything that happens
 PIECE = 1 << 18  # bytes
+ARRIVING_FOR = 4  # seconds
+LEAST_ARRIVING = 10  # connections
 
 
 @dataclass
@@ -107,6 +109,37 @@ def _open(address: Address) -> _Open:
     with contextlib.suppress(BlockingIOError):
         made.connect(address)
     return _Open(made, begun)
+
+
+def arrive(address: Address, rate: int) -> Visits:
+    """Connections that come so many a second, for a few seconds, whether or not those before are
+    over; as visit() has them."""
+    count = max(LEAST_ARRIVING, ARRIVING_FOR * rate)
+    visits = Visits()
+    poll = select.epoll()
+    going: dict[int, _Open] = {}
+    begun = time.monotonic()
+    come = 0
+    while come < count or going:
+        due = begun + come / rate
+        while come < count and time.monotonic() >= due:
+            opened = _open(address)
+            going[opened.socket.fileno()] = opened
+            poll.register(opened.socket, select.EPOLLOUT)
+            come += 1
+            due = begun + come / rate
+        patience = PATIENCE if come == count else max(0.0, due - time.monotonic())
+        events = poll.poll(patience)
+        if not events and come == count:
+            visits.failed += len(going)
+            for opened in going.values():
+                opened.socket.close()
+            break
+        for descriptor, event in events:
+            if _over(going[descriptor], event, poll, visits):
+                going.pop(descriptor).socket.close()
+    visits.seconds = time.monotonic() - begun
+    return visits
 
 
 def hold(address: Address, count: int) -> list[socket.socket]:

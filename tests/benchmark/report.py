@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark import bars, usage
-from benchmark.session import AT_ONCE, Figures, Held, Results
+from benchmark.session import AT_ONCE, IN_TIME, Arrived, Figures, Held, Results
 
 NOTHING = "-"
 WIDTH = 200
@@ -27,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--plot", type=Path, required=True)
+    parser.add_argument("--arrivals-plot", type=Path, required=True)
     options = parser.parse_args(arguments)
     results = read(options.results)
     console = Console(width=WIDTH)
-    for table in (of_bars, of_servers, of_shares, of_stages, of_growth):
+    for table in (of_bars, of_servers, of_shares, of_stages, of_growth, of_arrivals):
         console.print(table(results))
     options.plot.write_text(plot(results))
+    options.arrivals_plot.write_text(arrivals_plot(results))
     return 0
 
 
@@ -49,6 +51,7 @@ def _figures(raw: dict[str, object]) -> Figures:
     for name in ("rates", "failed"):
         setattr(found, name, {int(key): value for key, value in getattr(found, name).items()})
     found.held = [Held(**each) for each in raw["held"]]  # type: ignore[attr-defined]
+    found.arrivals = [Arrived(**each) for each in raw["arrivals"]]  # type: ignore[attr-defined]
     return found
 
 
@@ -125,6 +128,17 @@ def of_growth(results: Results) -> Table:
     return table
 
 
+def of_arrivals(results: Results) -> Table:
+    """What it costs to serve so many connections a second."""
+    shown = {name: each.arrivals for name, each in results.servers.items() if each.arrivals}
+    rates = sorted({arrived.rate for arrivals in shown.values() for arrived in arrivals})
+    table = _table("processors used at", *(f"{rate}/s" for rate in rates))
+    for name, arrivals in shown.items():
+        cells = {each.rate: f"{each.processor:.2f}" for each in arrivals if each.share >= IN_TIME}
+        table.add_row(name, *(cells.get(rate, NOTHING) for rate in rates))
+    return table
+
+
 def plot(results: Results) -> str:
     """The time to the first byte by how many connections are held, as SVG."""
     chart = pygal.XY(
@@ -138,6 +152,26 @@ def plot(results: Results) -> str:
     )
     for name, figures in results.servers.items():
         chart.add(name, [(held.count, held.first * 1e3) for held in figures.held])
+    drawn: str = chart.render(is_unicode=True)
+    return drawn
+
+
+def arrivals_plot(results: Results) -> str:
+    """The processor time by how many connections come a second, as SVG."""
+    chart = pygal.XY(
+        title="Processor time by connections a second",
+        x_title="connections a second",
+        y_title="processors",
+        xrange=(1, 2000),
+        logarithmic=True,
+        js=[],
+        legend_at_bottom=True,
+        legend_at_bottom_columns=3,
+    )
+    for name, figures in results.servers.items():
+        points = [(at.rate, at.processor) for at in figures.arrivals if at.share >= IN_TIME]
+        if points:
+            chart.add(name, points)
     drawn: str = chart.render(is_unicode=True)
     return drawn
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "source": f"/usr/bin/head -c {STREAM} /dev/zero",
 }
 USER = "nobody"
-ROOM = 4096  # connections at a time, wherever a server asks
+ROOM = 6000  # connections at a time, wherever a server asks
 UNITS = Path("/run/systemd/system")
 SHIPPED = Path("/usr/lib/systemd/system")
 SERVICES = Path("/etc/spawn")
@@ -91,6 +91,11 @@ class Server:
                 assert time.monotonic() < deadline, f"{self.name} does not listen"
                 time.sleep(0.05)
 
+    def restart(self) -> None:
+        """Starts it anew."""
+        subprocess.run(["systemctl", "stop", *self.units], check=False, capture_output=True)
+        self.start()
+
     def _active(self) -> bool:
         ask = ["systemctl", "is-active", *self.units]
         states = subprocess.run(ask, check=False, capture_output=True, text=True).stdout.split()
@@ -105,6 +110,13 @@ def prepared(names: Container[str]) -> list[Server]:
     for server in made:
         server.start()
     return made
+
+
+def touch(server: Server) -> None:
+    """Changes a service file of ours such that it says something else."""
+    file = SERVICES / f"{_unit(server.name, 'echo')}.conf"
+    text = file.read_text()
+    file.write_text(f"{text}Environment=CHANGED={text.count('CHANGED')}\n")
 
 
 def long_file() -> str:
@@ -276,7 +288,10 @@ SERVERS: dict[str, Callable[[str, dict[str, int]], Server]] = {
         f"EXEC:'{{command}}',su={USER}"
     ),
     "spawnhelper": _ours(""),
-    "spawnhelper, Accept=no": _ours("", accept="no"),
+    "Accept=no": _ours("", accept="no"),
+    "Accept=no, Log=failures": _ours("Log=failures\n", accept="no", growing=False),
+    "Accept=no, Log=summary": _ours("Log=summary\n", accept="no", growing=False),
+    "Accept=no, long file": _ours(long_file(), accept="no", growing=False),
     "with SizeLimit=": _ours("SizeLimit=1T\n"),
     "with a long file": _ours(long_file(), growing=False),
 }

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,21 @@ BURST = 400
 HELD = (10, 100, 500, 2000)
 WHILE_HELD = 20  # connections
 STREAMS = 5  # a direction
-BURST_AGAINST = ("naive unit", "spawnhelper", "spawnhelper, Accept=no")
+BURST_AGAINST = ("naive unit", "spawnhelper", "Accept=no")
+CROWD = 5_000  # connections at once
+PEERS = ("Postfix spawn(8)", "xinetd", "tcpserver", "tcpsvd")
+STANDING = "Accept=no"
+ARRIVALS = (1, 10, 50, 100, 200, 500, 1000, 2000)  # connections a second
+ARRIVING = (
+    "xinetd",
+    "tcpserver",
+    "spawnhelper",
+    STANDING,
+    "Accept=no, Log=failures",
+    "Accept=no, Log=summary",
+)
+IN_TIME = 0.99  # of the connections, served within a second
+CHANGES = 10
 
 
 @dataclass
@@ -49,12 +64,26 @@ class Held:
 
 
 @dataclass
+class Arrived:
+    """What it comes to when connections arrive so many a second, on their own clock. share: of them
+    that were served within a second. processor: seconds of the whole machine a second. first:
+    seconds to the first byte, the median."""
+
+    rate: int
+    share: float
+    processor: float
+    first: float
+
+
+@dataclass
 class Figures:
     """Of one server. first, end: seconds, of each connection that came to a machine at rest, a
     list a round. rates: connections a second of each round, by how many there were at once; failed:
     how many were not served. processor: seconds of the whole machine a connection, one at a time;
     shares: of these, by who used them. up, down: bytes a second. burst: how many of BURST were
-    answered, None where nobody asked."""
+    answered, None where nobody asked. crowd: how many of CROWD were, and the seconds to the last.
+    arrivals: of ARRIVALS. changes: seconds of the slowest connection and of the median one while
+    the service file is changed, a pair a change."""
 
     first: list[list[float]] = field(default_factory=list)
     end: list[list[float]] = field(default_factory=list)
@@ -66,6 +95,9 @@ class Figures:
     up: list[float] = field(default_factory=list)
     down: list[float] = field(default_factory=list)
     burst: int | None = None
+    crowd: tuple[int, float] | None = None
+    arrivals: list[Arrived] = field(default_factory=list)
+    changes: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -155,6 +187,51 @@ def burst(name: str, chosen: list[Server], results: Results) -> None:
             usage.processor_time()
 
 
+def crowd(name: str, chosen: list[Server], results: Results) -> None:
+    """Very many connections at once, from nothing."""
+    for server in chosen:
+        if server.name == name:
+            server.restart()
+            usage.processor_time()
+            visits = client.visit(server.address(), CROWD, CROWD)
+            results.servers[name].crowd = len(visits.end), visits.seconds
+            usage.processor_time()
+
+
+def arrivals(rate: int, chosen: list[Server], results: Results) -> None:
+    """Connections that come so many a second, whether or not those before are over."""
+    for server in chosen:
+        before = results.servers[server.name].arrivals
+        if server.name not in ARRIVING or (before and before[-1].share < IN_TIME):
+            continue  # more of them would only pile up
+        server.start()
+        used = usage.processor_time()
+        visits = client.arrive(server.address(), rate)
+        count = len(visits.end) + visits.failed
+        in_time = [seconds for seconds in visits.end if seconds < 1]
+        arrived = Arrived(
+            rate,
+            len(in_time) / count,
+            (usage.processor_time() - used) * rate / count,
+            statistics.median(visits.first or [0]),
+        )
+        results.servers[server.name].arrivals.append(arrived)
+
+
+def changes(_: int, chosen: list[Server], results: Results) -> None:
+    """A service file that is changed under load."""
+    for server in chosen:
+        if server.name == STANDING:
+            server.start()
+            with ThreadPoolExecutor(1) as pool:
+                going = pool.submit(client.visit, server.address(), 400, 16)
+                time.sleep(REST)
+                servers.touch(server)
+                visits = going.result()
+            figures = results.servers[server.name]
+            figures.changes.append((max(visits.end), statistics.median(visits.end)))
+
+
 def holding(name: str, chosen: list[Server], results: Results) -> None:
     """What it costs this server to hold more and more connections."""
     results.idle = results.idle or usage.idle_interpreter()
@@ -203,6 +280,9 @@ PARTS: dict[str, tuple[Callable[[Any, list[Server], Results], None], Sequence[ob
     "rounds": (a_round, ()),
     "streams": (streams, range(STREAMS)),
     "burst": (burst, BURST_AGAINST),
+    "crowd": (crowd, (STANDING, *PEERS)),
+    "arrivals": (arrivals, ARRIVALS),
+    "changes": (changes, range(CHANGES)),
     "profile": (profile, range(1)),
     "holding": (holding, tuple(servers.SERVERS)),
 }
