@@ -20,7 +20,8 @@ from pathlib import Path
 from machine import CACHE, TREE, base_root, discard, fetched, nspawn, overlay
 
 CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
-NOT_SOURCES = ("build", "dist", "__pycache__", "spawn.conf.5")  # in the tree, but made from it
+# In the tree, but made from it.
+NOT_SOURCES = ("build", "dist", "__pycache__", "spawn.conf.5", "spawn.conf-migration.7")
 
 
 def source_digest() -> str:

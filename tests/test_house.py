@@ -30,7 +30,19 @@ MAY_IMPORT = {
     "stages": {*GROUND, "conf", "stages"},
     "doors": {*GROUND, "board", "record", "summary", "post", "conf", "stages", "doors"},
     "unit": {*GROUND, "sockets", "record", "conf", "unit"},
-    "ctl": {*GROUND, "board", "sockets", "record", "summary", "conf", "stages", "ctl", "__init__"},
+    "moving": {"outcome", "conf", "moving"},
+    "ctl": {
+        *GROUND,
+        "board",
+        "sockets",
+        "record",
+        "summary",
+        "conf",
+        "stages",
+        "moving",
+        "ctl",
+        "__init__",
+    },
 }
 # The path of a connection names the stages, and they do not know each other. These are their tools.
 TOOLS = {"banner", "command", "delivery", "executables", "identity", "wait"}

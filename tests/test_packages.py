@@ -297,6 +297,7 @@ def test_autopkgtest(tmp_path: Path) -> None:
     "page",
     [
         "5/spawn.conf.5",
+        "7/spawn.conf-migration.7",
         "8/spawnhelper.8",
         "1/spawnctl.1",
         "8/spawn-generator.8",

@@ -22,6 +22,7 @@ VERBS = {
     "check": "check",
     "edit": "edit",
     "health": "verdict",
+    "import": "moving_in",
     "list": "listing",
     "log": "log",
     "metrics": "metrics",

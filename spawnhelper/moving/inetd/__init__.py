@@ -1,0 +1,1 @@
+"""inetd(8), as Debian and the BSDs have it."""

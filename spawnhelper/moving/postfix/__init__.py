@@ -1,0 +1,1 @@
+"""spawn(8) of Postfix."""

@@ -1,0 +1,53 @@
+"""A service of spawn(8) on its way to a draft, with the main.cf that counts for it."""
+
+from __future__ import annotations
+
+from spawnhelper.moving.draft import Draft
+from spawnhelper.moving.job import Job
+from spawnhelper.moving.machine import Machine
+from spawnhelper.moving.postfix.main_cf import Unknown
+from spawnhelper.moving.postfix.reader import Postfix
+from spawnhelper.moving.source import Given, Place
+from spawnhelper.moving.traps import Trap, refusal
+
+NOT_TOLD = Trap("it refers to {name}, which main.cf does not give; {default} is assumed", "")
+NOT_KNOWN = refusal("it refers to {name}, which main.cf does not give", "write it without $")
+
+
+class PostfixJob(Job):
+    """parameters: of main.cf, with what this line's options change."""
+
+    def __init__(self, draft: Draft, machine: Machine, source: Postfix) -> None:
+        super().__init__(draft, machine)
+        options = {}
+        for given in draft.found.given:
+            if given.word == "-o":
+                options[given.words[0]] = given.words[1]
+        self.parameters = source.parameters.with_options(options)
+        self.missing = source.missing
+        self.chroot = False
+
+    def parameter(self, name: str, default: str | None = None) -> str:
+        """The value of a parameter. default: what to do without it, None where that cannot be."""
+        try:
+            return self.parameters.get(name)
+        except Unknown as unknown:
+            given = self.given(name)
+            if default is None:
+                self.say(NOT_KNOWN, given, name=str(unknown))
+                return ""
+            self.say(NOT_TOLD, given, name=str(unknown), default=default)
+            return default
+
+    def given(self, name: str) -> Given:
+        """A parameter as an attribute of the service, at its line of main.cf where it has one."""
+        place = self.draft.found.place
+        if name in self.parameters.lines:
+            place = Place(self.parameters.file, self.parameters.lines[name])
+        value = self.parameters.values.get(name)
+        return Given(name, [value or ""], place, name if value is None else f"{name} = {value}")
+
+    def of(self, column: str) -> str:
+        """What a column of the line has."""
+        found = self.draft.found.of(column)
+        return found.value if found else ""

@@ -1,0 +1,54 @@
+"""The three sources by their names: what reads each, and what turns it into drafts."""
+
+from __future__ import annotations
+
+from spawnhelper.moving.inetd import reader as inetd_reader
+from spawnhelper.moving.inetd import table as inetd_table
+from spawnhelper.moving.machine import Machine
+from spawnhelper.moving.postfix import reader as postfix_reader
+from spawnhelper.moving.postfix import table as postfix_table
+from spawnhelper.moving.report import Report
+from spawnhelper.moving.settle import settle
+from spawnhelper.moving.xinetd import reader as xinetd_reader
+from spawnhelper.moving.xinetd import table as xinetd_table
+
+DEFAULT_FILES = {
+    "postfix": postfix_reader.FILE,
+    "inetd": inetd_reader.FILE,
+    "xinetd": xinetd_reader.FILE,
+}
+NAMES = tuple(DEFAULT_FILES)
+
+
+def imported(source: str, file: str, machine: Machine) -> Report:
+    """What became of each service of the source; Unreadable where the file cannot be read."""
+    report = READERS[source](file, machine)
+    settle(report.drafts)
+    return report
+
+
+def _of_postfix(file: str, machine: Machine) -> Report:
+    read = postfix_reader.load(file)
+    drafts = postfix_table.convert(read, machine)
+    return Report("postfix", read.reading, drafts, postfix_table.GENERAL)
+
+
+def _of_inetd(file: str, machine: Machine) -> Report:
+    reading = inetd_reader.load(file, dialect=machine.inetd())
+    drafts = inetd_table.convert(reading, machine)
+    return Report("inetd", reading, drafts, inetd_table.GENERAL)
+
+
+def _of_xinetd(file: str, machine: Machine) -> Report:
+    read = xinetd_reader.load(file)
+    drafts = xinetd_table.convert(read, machine)
+    whole = []
+    if read.incomplete and drafts:
+        whole.append(
+            "there is no xinetd.conf above, whose defaults may keep clients out; name that, or put "
+            "it there"
+        )
+    return Report("xinetd", read.reading, drafts, xinetd_table.GENERAL, whole)
+
+
+READERS = {"postfix": _of_postfix, "inetd": _of_inetd, "xinetd": _of_xinetd}
