@@ -64,6 +64,7 @@ RUN_PACKAGES = (
     "man-db",
     "nagios-nrpe-plugin",
     "nagios-nrpe-server",
+    "openbsd-inetd",
     "postfix",
     "postfix-policyd-spf-python",
     "procps",
@@ -93,10 +94,20 @@ RUN_PACKAGES = (
 UNITS = "/etc/systemd/system"
 # Daemons that these packages would start, of which the tests want the programs alone.
 MASKED = ("fail2ban", "nagios-nrpe-server", "rsync")
+# Of two super-servers Debian installs one, and has it started; the other is unpacked only. Lines
+# for a shell in the root.
+INETD, XINETD = "openbsd-inetd", "xinetd"
+UNPACKED_INSIDE = "/srv/unpacked"
+BESIDE = (
+    f"mkdir -p {UNPACKED_INSIDE}/{XINETD}; cd {UNPACKED_INSIDE}/{XINETD}",
+    f"apt-get -qq -o APT::Sandbox::User=root download {XINETD}",
+    f"dpkg-deb -x {XINETD}_*.deb .; rm {XINETD}_*.deb",
+    "systemctl -q disable inetd",
+)
 PACKAGES = {
     "build": BUILD_PACKAGES,
     "run": RUN_PACKAGES,
-    "bench": (*RUN_PACKAGES, "ipsvd", "ucspi-tcp", "xinetd"),
+    "bench": (*(each for each in RUN_PACKAGES if each != INETD), "ipsvd", "ucspi-tcp", XINETD),
 }
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -185,7 +196,8 @@ def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
     """
     packages = PACKAGES[kind]
     masked = [name for name in MASKED if name in packages]
-    digest = hashlib.sha256("\n".join([*packages, *masked]).encode()).hexdigest()[:12]
+    beside = BESIDE if INETD in packages else ()
+    digest = hashlib.sha256("\n".join([*packages, *masked, *beside]).encode()).hexdigest()[:12]
     root = cache / f"{release}-{kind}-{digest}"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{release}-{kind}.lock", "w", encoding="utf-8") as lock:
@@ -205,6 +217,7 @@ def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
             '--aptopt=Acquire::Check-Valid-Until "false"',
             f"--include={','.join(packages)}",
             *(f"--customize-hook=ln -s /dev/null $1{UNITS}/{name}.service" for name in masked),
+            *(f"--customize-hook=chroot \"$1\" sh -ec '{'; '.join(beside)}'" for _ in beside[:1]),
             release,
             str(partial),
         ]

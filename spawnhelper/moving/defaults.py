@@ -5,10 +5,9 @@ from __future__ import annotations
 from spawnhelper.conf import files, syntax
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.moving.draft import Draft, Line
+from spawnhelper.moving.job import ANEW
 from spawnhelper.moving.source import Given, Place, Unreadable, read
-from spawnhelper.moving.traps import note
 
-ANEW = note("it is for all services, and this one begins anew, to be as it was in the source")
 # Those that keep out more the more there is of them ...
 STRICT = ("DenyFrom", "RefuseUsers")
 # ... and those that keep out who is not in them, unless the service has such rules of its own.

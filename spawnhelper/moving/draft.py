@@ -15,6 +15,7 @@ from spawnhelper.outcome import printable, shown
 
 WIDTH = 100  # columns of a comment
 LONGEST_LINE = 200  # characters of a source's line in a comment
+LONGEST_PIECE = 300  # of a sentence
 PLAIN = NAME_CHARACTERS + "-+=/.,:@%^~!?*()[]{}<>|&$#;`"  # what needs no quotes
 LETTERS = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", '"': '\\"'}
 # What became of a service of the source.
@@ -173,7 +174,7 @@ def _escape(letter: str) -> str:
 
 
 def _piece(value: object) -> str:
-    return shown(value) if isinstance(value, str) else str(value)
+    return shown(value, LONGEST_PIECE) if isinstance(value, str) else str(value)
 
 
 def _bounded(text: str) -> str:

@@ -30,7 +30,9 @@ NOT_TEXT = refusal(
     "it has a NUL, or a byte that is not UTF-8, and a service file can have neither",
     "write the service file by hand, with a script that has these bytes",
 )
-BAD_VALUE = refusal("{key}= of the service file {why}", "write the service file by hand")
+BAD_VALUE = refusal(
+    "as {key}= of a service file it {why}", "or correct the source and run this again"
+)
 SEARCHED = Trap(
     "a command without a path is looked up in /usr/local/sbin, /usr/local/bin, /usr/sbin and "
     "/usr/bin, in this order",
@@ -81,15 +83,18 @@ NO_GROUPS = Trap(
     "write what it needs in SupplementaryGroups=",
     key="User",
 )
+NOWHERE = refusal("nothing is left of where it listens", "correct the source")
 SAME_PLACE = refusal(
-    "{other} listens at {place}, too", "decide which of the two is to have it, and remove one"
+    "the service of {other} listens at {place}, too",
+    "decide which of the two is to have it, and remove one",
 )
-MERGED = note("it runs the same as {other}, and is in that file")
+MERGED = note("it runs the same as the service of {other}, and has one file with that")
 BROKEN_FILE = refusal("a service file cannot have all of it: {why}", "write it by hand")
 SAME_NAME = note(
     "{name} is the name of another service already, so this one is called {made}",
     "rename the file if another name is better",
 )
+ANEW = note("it is for all services, and this one begins anew, to be as it was in the source")
 COMMON = (
     ROOT,
     ROOT_GROUP,
@@ -109,10 +114,12 @@ COMMON = (
     GROUPS,
     GROUPS_LEFT_OUT,
     NO_GROUPS,
+    NOWHERE,
     SAME_PLACE,
     MERGED,
     BROKEN_FILE,
     SAME_NAME,
+    ANEW,
 )
 # What is different for every command, whatever it comes from.
 EVERYWHERE = (

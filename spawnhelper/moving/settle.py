@@ -5,7 +5,7 @@ from __future__ import annotations
 from spawnhelper.conf import syntax
 from spawnhelper.conf.listeners import Listener
 from spawnhelper.moving.draft import Draft, Line
-from spawnhelper.moving.job import MERGED, SAME_NAME, SAME_PLACE
+from spawnhelper.moving.job import MERGED, NOWHERE, SAME_NAME, SAME_PLACE
 
 PLACES = ("ListenStream", "BindIPv6Only")
 
@@ -17,15 +17,18 @@ def settle(drafts: list[Draft]) -> None:
     for draft in drafts:
         if not draft.is_file:
             continue
+        if not draft.values("ListenStream"):
+            draft.say(NOWHERE)
+            continue
         twin = next((each for each in settled if _alike(each, draft)), None)
         if twin is not None and _join(twin, draft):
             draft.into = twin
             twin.merged.append(draft)
-            draft.say(MERGED, other=twin.name)
+            draft.say(MERGED, other=str(twin.found.place))
             continue
         other, place = _in_the_way(draft, settled)
         if other is not None:
-            draft.say(SAME_PLACE, other=other.name, place=place)
+            draft.say(SAME_PLACE, other=str(other.found.place), place=place)
             continue
         _name(draft, settled)
         settled.append(draft)

@@ -9,8 +9,10 @@ from spawnhelper.moving.postfix import reader as postfix_reader
 from spawnhelper.moving.postfix import table as postfix_table
 from spawnhelper.moving.report import Report
 from spawnhelper.moving.settle import settle
+from spawnhelper.moving.xinetd import merge as xinetd_merge
 from spawnhelper.moving.xinetd import reader as xinetd_reader
 from spawnhelper.moving.xinetd import table as xinetd_table
+from spawnhelper.outcome import shown
 
 DEFAULT_FILES = {
     "postfix": postfix_reader.FILE,
@@ -42,7 +44,12 @@ def _of_inetd(file: str, machine: Machine) -> Report:
 def _of_xinetd(file: str, machine: Machine) -> Report:
     read = xinetd_reader.load(file)
     drafts = xinetd_table.convert(read, machine)
-    whole = []
+    _, ignored = xinetd_merge.of_defaults(read.defaults)
+    whole = [
+        f"{each.given.place}: {shown(each.given.text)}: xinetd ignores this line of the defaults"
+        f"{': ' if each.why else ''}{each.why}"
+        for each in ignored
+    ]
     if read.incomplete and drafts:
         whole.append(
             "there is no xinetd.conf above, whose defaults may keep clients out; name that, or put "

@@ -23,10 +23,10 @@ def write(drafts: list[Draft], source: str, folder: str, *, force: bool) -> list
     force: replace files that are there. Needs root where the folder is root's.
     """
     paths = [os.path.join(folder, f"{each.name}{files.SUFFIX}") for each in drafts]
-    if not force:
-        there = [found for path in paths for found in _there(path)]
-        if there:
-            raise Failed(f"{', '.join(there)} exists already; use --force to replace such files")
+    if there := [found for path in paths for found in _drop_ins(path)]:
+        raise Failed(f"{', '.join(there)} would add to the new files; move it away")
+    if not force and (there := [found for path in paths for found in _files(path)]):
+        raise Failed(f"{', '.join(there)} would be replaced; use --force if that is meant")
     made = not os.path.isdir(folder)
     try:
         if made:
@@ -48,14 +48,17 @@ def write(drafts: list[Draft], source: str, folder: str, *, force: bool) -> list
     return paths
 
 
-def _there(path: str) -> list[str]:
-    """What of the service is there already: a vendor's file would be replaced, too, and drop-ins
-    would be added to the new one."""
-    found = [path, f"{path}.d"]
+def _files(path: str) -> list[str]:
+    """The files of the service that are there already. A vendor's would be replaced, too."""
+    found = [path]
     if os.path.dirname(path) == files.DIRECTORY:
-        vendor = os.path.join(files.VENDOR, os.path.basename(path))
-        found += [vendor, f"{vendor}.d"]
+        found.append(os.path.join(files.VENDOR, os.path.basename(path)))
     return [each for each in found if os.path.lexists(each)]
+
+
+def _drop_ins(path: str) -> list[str]:
+    """The folders of drop-ins of the service that are there already."""
+    return [each for each in files.drop_in_folders(path) if os.path.lexists(each)]
 
 
 def _new(draft: Draft, source: str, folder: str, undo: contextlib.ExitStack) -> str:

@@ -12,7 +12,7 @@ from spawnhelper.moving.access import EVERYBODY, Network, Rule, Rules, network
 from spawnhelper.moving.source import Place, Text
 
 BETWEEN = re.compile(r"[ \t,]+")
-FIELD = re.compile(r"(?<!\\):")
+FIELD = re.compile(r"(?<!\\):(?![^\[\]]*\])")  # no colon of an address in brackets
 BEGINNING = re.compile(r"\d{1,3}\.(?:\d{1,3}\.){0,2}")
 MASKED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,3}(?:\.\d{1,3}){3})")
 BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?:/(\d{1,3}))?")

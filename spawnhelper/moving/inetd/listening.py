@@ -5,7 +5,7 @@ from __future__ import annotations
 from spawnhelper.moving.inetd.job import InetdJob
 from spawnhelper.moving.machine import INETUTILS
 from spawnhelper.moving.source import Given
-from spawnhelper.moving.traps import Trap, refusal
+from spawnhelper.moving.traps import REFUSAL, Trap, refusal
 
 BOTH, IPV4, IPV6 = "both", "IPv4", "IPv6"
 PROTOCOLS = {"tcp": "", "tcp4": IPV4, "tcp6": "", "tcp46": BOTH, "tcp6only": IPV6}
@@ -60,7 +60,7 @@ def _at_hosts(job: InetdJob, given: Given, protocol: str) -> None:
                 job.listen(
                     f"[{address}]:{number}" if ":" in address else f"{address}:{number}", given
                 )
-    if not found and not job.draft.remarks:
+    if not found and not job.draft.has(REFUSAL):
         job.say(NO_ADDRESS, given, protocol=protocol)
 
 

@@ -116,7 +116,8 @@ def _found(text: Text, numbers: list[int], words: list[str], host: str) -> Found
     for word, value in zip(FIELDS, words, strict=False):
         found.given.append(Given(word, [value], place, f"{word} {value}"))
     arguments = words[len(FIELDS) :]
-    found.given.append(Given("arguments", arguments, place, f"arguments {' '.join(arguments)}"))
+    told = " ".join(("arguments", *arguments))
+    found.given.append(Given("arguments", arguments, place, told))
     if host:
         found.given.insert(0, Given("host", [host], place, f"{host}:"))
     return found

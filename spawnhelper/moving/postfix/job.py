@@ -15,15 +15,14 @@ NOT_KNOWN = refusal("it refers to {name}, which main.cf does not give", "write i
 
 
 class PostfixJob(Job):
-    """parameters: of main.cf, with what this line's options change."""
+    """options: those of the line by the parameters that they set. parameters: of main.cf, with
+    these. chroot: whether the command has a root of its own."""
 
     def __init__(self, draft: Draft, machine: Machine, source: Postfix) -> None:
         super().__init__(draft, machine)
-        options = {}
-        for given in draft.found.given:
-            if given.word == "-o":
-                options[given.words[0]] = given.words[1]
-        self.parameters = source.parameters.with_options(options)
+        self.options = {each.words[0]: each for each in draft.found.given if each.word == "-o"}
+        values = {name: each.words[1] for name, each in self.options.items()}
+        self.parameters = source.parameters.with_options(values)
         self.missing = source.missing
         self.chroot = False
 
@@ -40,7 +39,10 @@ class PostfixJob(Job):
             return default
 
     def given(self, name: str) -> Given:
-        """A parameter as an attribute of the service, at its line of main.cf where it has one."""
+        """A parameter as an attribute of the service, at the line that gives it, if one does."""
+        if name in self.options:
+            option = self.options[name]
+            return Given(name, option.words[1:], option.place, option.text)
         place = self.draft.found.place
         if name in self.parameters.lines:
             place = Place(self.parameters.file, self.parameters.lines[name])

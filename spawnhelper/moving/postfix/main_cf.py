@@ -96,7 +96,7 @@ class Parameters:
         first, second = _alternatives(text)
         if operator == ":":
             first, second = second, first
-        return self.expanded(first if has else second, (*inside, name))
+        return self.expanded(first if has else second, inside)
 
 
 def _enclosed(text: str, opening: str) -> tuple[str, str]:

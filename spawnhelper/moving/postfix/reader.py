@@ -18,6 +18,7 @@ from spawnhelper.moving.source import (
     Unreadable,
     read,
 )
+from spawnhelper.outcome import shown
 
 FILE = "/etc/postfix/master.cf"
 # The columns of master(5) by their names here; the words behind them are the daemon's own.
@@ -93,7 +94,7 @@ def _found(text: Text, numbers: list[int], words: list[str]) -> Found:
     for word, value in zip(COLUMNS, words, strict=False):
         found.given.append(Given(word, [value], place, f"{word} {value}"))
     if words[len(COLUMNS) - 1] != SPAWN:
-        found.foreign = f"{words[len(COLUMNS) - 1]} of Postfix"
+        found.foreign = f"{shown(words[len(COLUMNS) - 1])} of Postfix"
         return found
     _arguments(found, words[len(COLUMNS) :], place)
     return found

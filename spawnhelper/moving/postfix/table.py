@@ -98,7 +98,9 @@ def _processes(job: PostfixJob, given: Given) -> None:
     text = given.value
     if text == "-":
         given = job.given("default_process_limit")
-        text = job.parameter("default_process_limit", "100")
+        text = job.parameter("default_process_limit")
+    if not text:
+        return  # which has been said
     if not text.isascii() or not text.isdigit() or len(text) > 6:
         job.say(NEVER_STARTED, given, why=f"{text} is no number of processes")
     elif int(text) == 0:
@@ -144,8 +146,8 @@ def _argv(job: PostfixJob, given: Given) -> None:
     if any("$" in word for word in words):
         job.say(DOLLAR, given)
     job.command(words, given)
-    if not job.chroot:
-        job.set("WorkingDirectory", job.parameter("queue_directory"), given)
+    if not job.chroot and (folder := job.parameter("queue_directory")):
+        job.set("WorkingDirectory", folder, given)
     job.set("UMask", "0077", given)
     job.set("KillDelay", "0", given)
 
@@ -159,11 +161,12 @@ def _time_limit(job: PostfixJob, given: Given) -> None:
     own = f"{job.draft.found.name}_time_limit"
     if own in job.parameters.values:
         given = job.given(own)
-    text = job.parameter(given.word, "1000s")
+    text = job.parameter(given.word)
     try:
         job.set("TimeLimit", f"{seconds(text)}s", given)
     except ValueError:
-        job.say(NEVER_STARTED, given, why="this is no time, as in 3600s")
+        if text:
+            job.say(NEVER_STARTED, given, why="this is no time, as in 3600s")
     if job.missing:
         job.say(NO_MAIN_CF)
 
@@ -280,7 +283,7 @@ PARAMETER_ROWS: tuple[Row[PostfixJob], ...] = (
         "NAME`_time_limit` where main.cf has it for the service, else this, else 1000s. Before "
         "Postfix 3.10 a command was not ended in fact.",
         _time_limit,
-        (NO_MAIN_CF, NEVER_STARTED, NOT_TOLD),
+        (NO_MAIN_CF, NEVER_STARTED, NOT_KNOWN),
     ),
     Row(
         "export_environment",
@@ -294,6 +297,7 @@ PARAMETER_ROWS: tuple[Row[PostfixJob], ...] = (
         "SyslogIdentifier=",
         "With `/spawn` behind it, as Postfix logs about spawn(8).",
         _identifier,
+        (NOT_TOLD,),
     ),
     Row("syslog_facility", "SyslogFacility=", "The same; `mail` without it.", _facility),
     Row(

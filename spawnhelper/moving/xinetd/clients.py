@@ -27,7 +27,9 @@ UNSAID_NAMES = refusal(
     "write their addresses",
 )
 LOCALHOST = Trap(
-    "localhost has become 127.0.0.1 and ::1", "add other addresses of it, if there are any"
+    "localhost has become 127.0.0.1 and ::1",
+    "add other addresses of it, if there are any",
+    key="AllowFrom",
 )
 NO_IPV6 = note("on IPv4, where the service listens, xinetd finds no client in {words}")
 NOBODY = note("nobody may connect, for the list is empty", key="DenyFrom")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from spawnhelper.conf.values import CONNECTION_VARIABLES, FACILITIES
 from spawnhelper.moving.draft import quoted
 from spawnhelper.moving.source import Given
@@ -12,6 +14,12 @@ from spawnhelper.moving.xinetd.clients import (
 )
 from spawnhelper.moving.xinetd.job import DISABLED, XinetdJob
 
+# chroot(8), where it becomes an account.
+CHROOT = re.compile(r"\S*/chroot --userspec=(\S+) (/\S*) (.+)")
+CHROOTED = refusal(
+    "chroot(8) starts a command as another account, which a service file can say by itself",
+    "write User={user}, RootDirectory={root} and Argv={command}",
+)
 NO_DAEMON = refusal("tcpd(8) is given no daemon", "add flags = NAMEINARGS, and its name")
 FROM_SYSTEMD = Trap(
     "these variables come from systemd's environment, not from xinetd's",
@@ -37,6 +45,9 @@ NICEST = note("the kernel has no value above 19, which is written", key="Nice")
 
 def user(job: XinetdJob, given: Given) -> None:
     """Adds the account."""
+    if found := CHROOT.fullmatch(" ".join((job.word("server"), job.word("server_args")))):
+        account, root, command = found.groups()
+        job.say(CHROOTED, given, user=account, root=root, command=command)
     group = job.word("group")
     if not group and given.value.isdigit():
         group = given.value  # xinetd has no other group for a number
@@ -52,6 +63,9 @@ def groups(job: XinetdJob, given: Given) -> None:
 def server(job: XinetdJob, given: Given) -> None:
     """Adds the command, and has the clients only that libwrap lets in for it."""
     program = given.value
+    if not program.startswith("/"):
+        job.say(DISABLED, given)
+        return
     words = list(job.given["server_args"].words) if "server_args" in job.given else []
     name = program.rpartition("/")[2]
     daemon = job.word("libwrap") or name

@@ -9,8 +9,8 @@ from spawnhelper.moving.source import Given
 from spawnhelper.moving.traps import refusal
 
 MOST_NUMBER = 2**31 - 1
+YES, NO = "yes", "no"
 UNLIMITED = "unlimited"
-YES, NO = ("yes",), ("no",)
 DISABLED = refusal("xinetd does not start the service for this value", "correct the source")
 
 
@@ -32,9 +32,9 @@ class XinetdJob(Job):
 
     def boolean(self, given: Given) -> bool:
         """Whether the value is yes; a remark where it is neither yes nor no."""
-        if given.value.lower() not in ("yes", "no"):
+        if given.value.lower() not in (YES, NO):
             self.say(DISABLED, given)
-        return given.value.lower() == "yes"
+        return given.value.lower() == YES
 
     def number(self, given: Given) -> int | None:
         """A number, None for UNLIMITED, and a remark for what is neither."""

@@ -28,7 +28,6 @@ from spawnhelper.moving.xinetd.job import DISABLED, UNLIMITED, YES, XinetdJob
 from spawnhelper.moving.xinetd.reader import BROKEN, Xinetd
 
 ROOM = 256  # MaxConnections= of spawn@.socket
-WRAPPERS = ("chroot", "sudo", "su", "runuser", "setpriv")
 PASSED_OVER = refusal("xinetd passes over the whole service: {why}", "correct the source")
 LACKS = refusal("xinetd does not start a service without {word}", "correct the source")
 IGNORED = Trap("xinetd ignores the line, and it is left out: {why}", "find out what it was to do")
@@ -86,7 +85,6 @@ LOAD = Trap("no connection is refused for the load of the machine", "limit MaxCo
 DENY_TIME = Trap("no client is kept out for a time because it came to a sensor", "")
 MDNS = Trap("nobody announces the service by mDNS", "use avahi.service(5)")
 NOBODY_AT_A_TIME = note("nobody may connect, for the number is 0", key="DenyFrom")
-GROUPS_OFF = Trap("{value} is neither yes nor no for xinetd", "")
 
 
 def _broken(job: XinetdJob, given: Given) -> None:
@@ -136,25 +134,27 @@ def _flags(job: XinetdJob, given: Given) -> None:
 def _port(job: XinetdJob, given: Given) -> None:
     """The port of the service, whether it has a line of its own or not."""
     name = job.draft.found.name
-    given_port = job.word("port")
     listed = "UNLISTED" not in job.word("type").upper().split()
-    known = job.machine.port(name) if listed else None
-    if listed and given_port and known is not None and str(known) != given_port:
-        job.say(OTHER_PORT, given, known=known, name=name)
-        return
-    number = given_port if given_port.isdigit() and given_port.isascii() else ""
-    if not given_port and listed:
+    if listed:
         number = job.port(name, given)
-    elif not number or (listed and known is None):
-        job.say(DISABLED, given)
+        if number and given.words and number != given.value:
+            job.say(OTHER_PORT, given, known=number, name=name)
+            return
+    elif not given.words:
+        job.say(LACKS, given, word="port")
         return
-    if number:
-        _listen(job, str(int(number)), given)
+    else:
+        number = given.value
+    if not number.isascii() or not number.isdigit():
+        if number:
+            job.say(DISABLED, given)
+        return
+    _listen(job, str(int(number)), given)
 
 
 def _listen(job: XinetdJob, number: str, given: Given) -> None:
     bind = job.given.get("bind") or job.given.get("interface")
-    ipv6_only = job.word("v6only").lower() in YES
+    ipv6_only = job.word("v6only").lower() == YES
     if bind is not None:
         host = bind.value
         hosts = ["127.0.0.1"] if host == "localhost" else job.addresses(host, bind)[:1]
@@ -236,7 +236,13 @@ ROWS: tuple[Row[XinetdJob], ...] = (
     Row("disable", "", "With `yes` the service is not converted.", nothing),
     Row("enabled", "", "Services that it does not name are not converted.", nothing),
     Row("disabled", "", "Services that it names are not converted.", nothing),
-    Row("user", "User=", "Of a number the group is the same number.", commands.user),
+    Row(
+        "user",
+        "User=",
+        "Of a number the group is the same number.",
+        commands.user,
+        (commands.CHROOTED,),
+    ),
     Row("group", "User=", "The group behind the colon.", nothing),
     Row(
         "groups",
@@ -348,7 +354,8 @@ ROWS: tuple[Row[XinetdJob], ...] = (
         (commands.USERID,),
     ),
 )
-BY_WORD = {row.word: row for row in ROWS}
+# What any of these can come to.
+ANYWHERE = (DISABLED, LACKS, IGNORED, UNKNOWN)
 TCPLESS = {"INTERNAL", "RPC", "TCPMUX", "TCPMUXPLUS"}  # types that need no port or server
 REQUIRED = ("socket_type", "wait", "user", "server")
 GENERAL = (
