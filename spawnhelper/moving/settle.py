@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spawnhelper.conf import syntax
-from spawnhelper.conf.listeners import Listener
+from spawnhelper.conf.listeners import WILDCARDS, Listener
 from spawnhelper.moving.draft import Draft, Line
 from spawnhelper.moving.job import MERGED, NOWHERE, SAME_NAME, SAME_PLACE
 
@@ -17,9 +17,10 @@ def settle(drafts: list[Draft]) -> None:
     for draft in drafts:
         if not draft.is_file:
             continue
-        if not draft.values("ListenStream"):
+        if not draft.values(PLACES[0]):
             draft.say(NOWHERE)
             continue
+        _leave_out_twins(draft)
         twin = next((each for each in settled if _alike(each, draft)), None)
         if twin is not None and _join(twin, draft):
             draft.into = twin
@@ -32,6 +33,16 @@ def settle(drafts: list[Draft]) -> None:
             continue
         _name(draft, settled)
         settled.append(draft)
+
+
+def _leave_out_twins(draft: Draft) -> None:
+    """Leaves an address out that is in a wildcard of the same service."""
+    kept = listeners(draft)
+    for each in list(kept):
+        others = [other for other in kept if other is not each and other.host in WILDCARDS.values()]
+        if _overlaps(each, others):
+            kept.remove(each)
+            draft.lines.remove(Line("Socket", PLACES[0], each.text))
 
 
 def _alike(one: Draft, other: Draft) -> bool:

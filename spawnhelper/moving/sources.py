@@ -9,6 +9,7 @@ from spawnhelper.moving.postfix import reader as postfix_reader
 from spawnhelper.moving.postfix import table as postfix_table
 from spawnhelper.moving.report import Report
 from spawnhelper.moving.settle import settle
+from spawnhelper.moving.source import Unreadable
 from spawnhelper.moving.xinetd import merge as xinetd_merge
 from spawnhelper.moving.xinetd import reader as xinetd_reader
 from spawnhelper.moving.xinetd import table as xinetd_table
@@ -20,6 +21,7 @@ DEFAULT_FILES = {
     "xinetd": xinetd_reader.FILE,
 }
 NAMES = tuple(DEFAULT_FILES)
+COMPATIBLE = "/etc/default/xinetd"
 
 
 def imported(source: str, file: str, machine: Machine) -> Report:
@@ -50,12 +52,28 @@ def _of_xinetd(file: str, machine: Machine) -> Report:
         f"{': ' if each.why else ''}{each.why}"
         for each in ignored
     ]
+    if _serves_inetd_conf(file, machine):
+        whole.append(
+            f"{COMPATIBLE}: INETD_COMPAT has xinetd serve {inetd_reader.FILE}, too; import that as "
+            "well"
+        )
     if read.incomplete and drafts:
         whole.append(
             "there is no xinetd.conf above, whose defaults may keep clients out; name that, or put "
             "it there"
         )
     return Report("xinetd", read.reading, drafts, xinetd_table.GENERAL, whole)
+
+
+def _serves_inetd_conf(file: str, machine: Machine) -> bool:
+    """Whether Debian's xinetd has services of inetd.conf besides its own."""
+    if file != xinetd_reader.FILE or "INETD_COMPAT=Yes" not in machine.options(COMPATIBLE):
+        return False
+    try:
+        found = inetd_reader.load(inetd_reader.FILE, dialect=machine.inetd()).services
+    except Unreadable:
+        return False
+    return any(not each.off for each in found)
 
 
 READERS = {"postfix": _of_postfix, "inetd": _of_inetd, "xinetd": _of_xinetd}

@@ -75,7 +75,7 @@ def _of_xinetd(report: Report) -> list[str]:
         expressions = " ".join(f"-e {shlex.quote(each)}" for each in places)
         made.append(f"sed -i {expressions} {shlex.quote(file)}")
     live = [each for each in report.drafts if each.state != OFF]
-    if all(each.state in (CONVERTED, LOSSY) for each in live):
+    if not report.whole and all(each.state in (CONVERTED, LOSSY) for each in live):
         made.append("# Nothing else is left in it. What runs goes on:")
         return made + _at_ports("systemctl disable --now xinetd", _units(report.files))
     made.append("# What runs goes on at a restart; a reload would end it:")

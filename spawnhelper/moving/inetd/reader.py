@@ -28,14 +28,18 @@ BLANKS = " \t"
 
 
 def load(file: str = FILE, *, dialect: str = "") -> Reading:
-    """Reads inetd.conf, or each file of a folder of such; Unreadable where there is nothing to
-    read. dialect: the inetd whose rules count, by the name of its package."""
+    """Reads inetd.conf, or each file of a folder of such; of inetutils both where nothing else is
+    named. Unreadable where there is nothing to read. dialect: the inetd whose rules count, by the
+    name of its package."""
     reading = Reading()
-    for each in _files(file):
+    files = _files(file)
+    if dialect == INETUTILS and file == FILE and os.path.isdir(FOLDER):
+        files += _files(FOLDER)
+    for each in files:
         try:
             text = read(each)
         except Unreadable as error:
-            if not os.path.isdir(file):
+            if len(files) == 1:
                 raise
             text = Text(each, b"\n")
             reading.texts.append(text)

@@ -131,6 +131,10 @@ def _flags(job: XinetdJob, given: Given) -> None:
             job.say(DISABLED, given)
 
 
+def _yes_or_no(job: XinetdJob, given: Given) -> None:
+    job.boolean(given)
+
+
 def _port(job: XinetdJob, given: Given) -> None:
     """The port of the service, whether it has a line of its own or not."""
     name = job.draft.found.name
@@ -231,9 +235,9 @@ ROWS: tuple[Row[XinetdJob], ...] = (
     ),
     Row("bind", "ListenStream=", "An address before the port. It is never an interface.", nothing),
     Row("interface", "ListenStream=", "The same as bind.", nothing),
-    Row("v6only", "BindIPv6Only=", "Without bind: `yes` is ipv6-only.", nothing),
+    Row("v6only", "BindIPv6Only=", "Without bind: `yes` is ipv6-only.", _yes_or_no),
     Row("id", "", "The name of the file.", nothing),
-    Row("disable", "", "With `yes` the service is not converted.", nothing),
+    Row("disable", "", "With `yes` the service is not converted.", _yes_or_no),
     Row("enabled", "", "Services that it does not name are not converted.", nothing),
     Row("disabled", "", "Services that it names are not converted.", nothing),
     Row(
