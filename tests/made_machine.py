@@ -43,6 +43,9 @@ class Made(Machine):
     def further_groups(self, user: str) -> list[str]:
         return FURTHER.get(user, [])
 
+    def primary_group(self, user: str) -> str:
+        return user
+
     def addresses(self, host: str) -> list[str]:
         return HOSTS.get(host, [])
 

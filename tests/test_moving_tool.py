@@ -142,7 +142,7 @@ def test_what_the_machine_lacks(tmp_path: Path) -> None:
     assert waits == [
         "  waits: 7004.conf:11: User=nosuchuser is no account of this machine; create it, or name "
         "another",
-        "  waits: 7004.conf:12: Argv=/nosuch/program: No such file or directory; install it, or "
+        "  waits: 7004.conf:12: Argv= /nosuch/program: No such file or directory; install it, or "
         "write another path",
     ]
 

@@ -129,6 +129,11 @@ EVERYWHERE = (
     note("each connection leaves a record in the journal", "Log="),
 )
 
+OPEN_FILES = note(
+    "the soft limit of open files is that of systemd, 1024, and not raised to the hard one",
+    "LimitNOFILE=",
+)
+
 
 class Job:
     """One service on its way from a source to a draft. gates: who may connect, by each of these."""
@@ -227,12 +232,15 @@ class Job:
         if self.set("Argv", command_line(words), given) and name is not None and name != words[0]:
             self.set("Argv0", quoted(name), given)
 
-    def further_groups(self, user: str, given: Given) -> None:
-        """Adds the groups that the user is in, as initgroups(3) gave them to the command."""
+    def further_groups(self, user: str, given: Given, *, own: bool = False) -> None:
+        """Adds the groups that the user is in, as initgroups(3) gave them to the command. own:
+        with the user's primary group, which another one has replaced."""
         if self.machine.ids(user) is None:
             self.say(NO_GROUPS, given)
             return
         groups = self.machine.further_groups(user)
+        if own:
+            groups = sorted({*groups, self.machine.primary_group(user)})
         owner = self.machine.ids(REFUSED)
         closed = {0, owner[1]} if owner else {0}
         left_out = [name for name in groups if self.machine.gid(name) in closed]

@@ -51,6 +51,12 @@ class Machine:
         numbers = set(os.getgrouplist(user, ids[1])) - {ids[1]}
         return [_group_name(number) for number in sorted(numbers)]
 
+    def primary_group(self, user: str) -> str:
+        """The primary group of a user that there is, by name."""
+        ids = self.ids(user)
+        assert ids is not None
+        return _group_name(ids[1])
+
     def addresses(self, host: str) -> list[str]:
         """The addresses that a name has now. Asks DNS; may block as long as that does."""
         try:

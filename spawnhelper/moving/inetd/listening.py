@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spawnhelper.moving.inetd.job import InetdJob
-from spawnhelper.moving.machine import INETUTILS
+from spawnhelper.moving.machine import INETUTILS, OPENBSD
 from spawnhelper.moving.source import Given
 from spawnhelper.moving.traps import REFUSAL, Trap, refusal
 
@@ -16,6 +16,11 @@ TCPMUX = refusal(
 NO_ADDRESS = refusal(
     "no address before the port is one of {protocol}, so inetd does not listen",
     "correct the source",
+)
+BRACKETS = Trap(
+    "openbsd-inetd does not listen at {name}, for its brackets are not around the whole list",
+    "add another ListenStream= if somebody needs it",
+    key="ListenStream",
 )
 ONLY_IPV4 = Trap(
     "inetd of Debian's openbsd-inetd listens with tcp on IPv4 and IPv6, and the others on IPv4; "
@@ -46,22 +51,39 @@ def _at_hosts(job: InetdJob, given: Given, protocol: str) -> None:
         return
     family = _family(job, protocol)
     found = False
-    for host in hosts.split(",") if hosts else ["*"]:
-        for address in _addresses(job, host, given):
-            if address == "*":
-                found = True
-                if protocol == "tcp" and not job.dialect:
-                    job.say(ONLY_IPV4, given)
-                    _wildcard(job, number, IPV4, given)
-                else:
-                    _wildcard(job, number, family, given)
-            elif family in (BOTH, IPV6 if ":" in address else IPV4):
-                found = True
-                job.listen(
-                    f"[{address}]:{number}" if ":" in address else f"{address}:{number}", given
-                )
+    for address in _addresses(job, hosts, given):
+        if address == "*":
+            found = True
+            if protocol == "tcp" and not job.dialect:
+                job.say(ONLY_IPV4, given)
+                _wildcard(job, number, IPV4, given)
+            else:
+                _wildcard(job, number, family, given)
+        elif family in (BOTH, IPV6 if ":" in address else IPV4):
+            found = True
+            place = f"[{address}]" if ":" in address else address
+            job.listen(f"{place}:{number}", given)
     if not found and not job.draft.has(REFUSAL):
         job.say(NO_ADDRESS, given, protocol=protocol)
+
+
+def _addresses(job: InetdJob, hosts: str, given: Given) -> list[str]:
+    """The addresses of a list of hosts; * for a wildcard, which an empty list is, too."""
+    if hosts.startswith("[") and hosts.endswith("]"):  # around the whole list
+        hosts = hosts[1:-1]
+    found: list[str] = []
+    for host in hosts.split(","):
+        if "[" in host and job.dialect == OPENBSD:
+            job.say(BRACKETS, given, name=host)
+            continue
+        plain = host.strip("[]")
+        if plain in ("", "*"):
+            found.append("*")
+        elif plain == "localhost":
+            found += ["127.0.0.1", "::1"]
+        else:
+            found += job.addresses(plain, given)
+    return found
 
 
 def _family(job: InetdJob, protocol: str) -> str:
@@ -79,10 +101,3 @@ def _wildcard(job: InetdJob, number: str, family: str, given: Given) -> None:
         return
     job.listen(number if family == BOTH else f"[::]:{number}", given)
     job.draft.socket("BindIPv6Only", "both" if family == BOTH else "ipv6-only")
-
-
-def _addresses(job: InetdJob, host: str, given: Given) -> list[str]:
-    host = host.removeprefix("[").removesuffix("]")
-    if host == "*":
-        return ["*"]
-    return ["127.0.0.1", "::1"] if host == "localhost" else job.addresses(host, given)

@@ -6,7 +6,14 @@ import re
 
 from spawnhelper.moving.draft import Draft, service_name
 from spawnhelper.moving.inetd.job import InetdJob
-from spawnhelper.moving.inetd.listening import NO_ADDRESS, ONLY_IPV4, PROTOCOLS, TCPMUX, listen
+from spawnhelper.moving.inetd.listening import (
+    BRACKETS,
+    NO_ADDRESS,
+    ONLY_IPV4,
+    PROTOCOLS,
+    TCPMUX,
+    listen,
+)
 from spawnhelper.moving.job import EVERYWHERE
 from spawnhelper.moving.machine import INETUTILS, OPENBSD, Machine
 from spawnhelper.moving.source import Given, Reading
@@ -16,7 +23,7 @@ MOST_ARGUMENTS = 20  # MAXARGV of the BSDs and of openbsd-inetd
 MOST_COMMANDS = 1000  # of MaxCommands=
 DAEMONS = "/usr/sbin"  # where tcpd(8) looks for a daemon without a path
 TCPD = "tcpd"
-WAIT = re.compile(r"(no)?wait(?:([./:])([0-9./]*))?")
+WAIT = re.compile(r"(no)?wait(?:([./:])(.*))?", re.IGNORECASE)
 BUFFERS = {"rcvbuf": "ReceiveBuffer", "sndbuf": "SendBuffer"}
 SIZE = re.compile(r"[0-9]{1,9}[kKmM]?")
 OPTIONS = "/etc/default/openbsd-inetd"
@@ -115,11 +122,11 @@ def _wait(job: InetdJob, given: Given) -> None:
         if job.of("socktype") == "stream":
             job.say(WAITS, given)
         return
-    if separator in (".", ":"):
-        job.say(RATE, given)
-    elif separator == "/" and job.dialect == OPENBSD:
+    if separator in ("/", ":") and job.dialect == OPENBSD:
         job.say(IGNORED, given)
-    elif separator == "/":
+    elif separator in (".", ":"):
+        job.say(RATE, given)
+    elif separator:
         _limits(job, [*numbers.split("/"), "", ""][:3], given)
 
 
@@ -228,7 +235,7 @@ ROWS: tuple[Row[InetdJob], ...] = (
         "ListenStream=, BindIPv6Only=, SocketMode=0666",
         "A name of services(5), a number, HOST`:`PORT with several hosts as `a,b:`, or a path.",
         listen,
-        (TCPMUX, NO_ADDRESS, ONLY_IPV4),
+        (TCPMUX, NO_ADDRESS, BRACKETS, ONLY_IPV4),
     ),
     Row(
         "wait",

@@ -7,7 +7,7 @@ import os
 
 from spawnhelper.conf.values import CONNECTION_VARIABLES, FACILITIES
 from spawnhelper.moving.draft import Draft, quoted
-from spawnhelper.moving.job import EVERYWHERE
+from spawnhelper.moving.job import EVERYWHERE, OPEN_FILES
 from spawnhelper.moving.machine import Machine
 from spawnhelper.moving.postfix.job import NOT_KNOWN, NOT_TOLD, PostfixJob
 from spawnhelper.moving.postfix.listening import NOT_A_STREAM, PRIVATE_INET, listen, private
@@ -18,7 +18,9 @@ from spawnhelper.moving.traps import Row, Trap, note, nothing, refusal
 
 MOST_COMMANDS = 1000  # of MaxCommands=
 ROOM = 256  # connections that wait, besides those that are served
-ALWAYS_THERE = ("TZ", "LANG")
+# What spawn(8) gives to a command, besides what export_environment names: Postfix runs with LANG=C.
+SEARCH_PATH = "/usr/bin:/bin"
+LANG = "C"
 NEVER_RAN = Trap(
     "with y or - in this column Postfix cannot run the command as its user, so it never ran",
     "find out whether anybody needs the service",
@@ -174,6 +176,7 @@ def _time_limit(job: PostfixJob, given: Given) -> None:
 def _environment(job: PostfixJob, given: Given) -> None:
     text = job.parameter("export_environment", "TZ MAIL_CONFIG LANG")
     passed: list[str] = []
+    job.set("Environment", f"PATH={SEARCH_PATH}", given)
     for word in split(text.replace(",", " ")):
         name, equals, value = stripped(word).partition("=")
         name, value = name.strip(), value.strip()
@@ -183,7 +186,9 @@ def _environment(job: PostfixJob, given: Given) -> None:
             job.set("Environment", quoted(f"{name}={value}"), given)
         elif name == "MAIL_CONFIG":
             job.set("Environment", quoted(f"{name}={_folder(job)}"), given)
-        elif name not in ALWAYS_THERE:
+        elif name == "LANG":
+            job.set("Environment", f"{name}={LANG}", given)
+        elif name != "TZ":  # which is always there
             passed.append(name)
     if passed and job.set("PassEnvironment", " ".join(passed), given):
         job.say(FROM_SYSTEMD, given, names=" ".join(passed))
@@ -288,7 +293,8 @@ PARAMETER_ROWS: tuple[Row[PostfixJob], ...] = (
     Row(
         "export_environment",
         "Environment=, PassEnvironment=",
-        "NAME=VALUE as it is, MAIL_CONFIG as Postfix has it. TZ and LANG are always there.",
+        "NAME=VALUE as it is; MAIL_CONFIG and LANG as Postfix has them, and PATH as spawn(8) sets "
+        "it. TZ is always there.",
         _environment,
         (FROM_SYSTEMD, OF_CONNECTION),
     ),
@@ -322,6 +328,7 @@ BY_WORD = {row.word: row for row in ROWS}
 PARAMETERS = {row.word: row for row in PARAMETER_ROWS}
 GENERAL = (
     *EVERYWHERE,
+    OPEN_FILES,
     note("above MaxConnections= a client is reset, where Postfix has it wait in the backlog"),
     note("before Postfix 3.10 NAME_time_limit ended no command; TimeLimit= does"),
 )

@@ -57,7 +57,7 @@ def user(job: XinetdJob, given: Given) -> None:
 def groups(job: XinetdJob, given: Given) -> None:
     """Adds the groups that the user is in."""
     if job.boolean(given) and not job.draft.has("refusal"):
-        job.further_groups(job.word("user"), given)
+        job.further_groups(job.word("user"), given, own=bool(job.word("group")))
 
 
 def server(job: XinetdJob, given: Given) -> None:
@@ -68,7 +68,6 @@ def server(job: XinetdJob, given: Given) -> None:
         return
     words = list(job.given["server_args"].words) if "server_args" in job.given else []
     name = program.rpartition("/")[2]
-    daemon = job.word("libwrap") or name
     if "NAMEINARGS" in job.flags and words:
         name = words.pop(0)
     if program.rpartition("/")[2] == "tcpd":
@@ -80,7 +79,7 @@ def server(job: XinetdJob, given: Given) -> None:
         name = last
         ask_libwrap(job, last, given)
     if "NOLIBWRAP" not in job.flags:
-        ask_libwrap(job, daemon, given)
+        ask_libwrap(job, job.word("libwrap") or name.rpartition("/")[2], given)
     job.command([program, *words], given, name)
 
 

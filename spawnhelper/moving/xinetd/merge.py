@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from spawnhelper.moving.source import Found, Given
+from spawnhelper.moving.xinetd import values
 from spawnhelper.moving.xinetd.reader import Xinetd
 
 # How many words an attribute has; None for any number.
@@ -152,8 +153,10 @@ def _why_ignored(given: Given, already: bool) -> str:
 
 
 def _changed(before: Given, given: Given) -> Given:
-    """A list with words added, or taken out that are written the same."""
-    if given.operator == "-=":
+    """A list with words added, or taken out."""
+    if given.operator == "-=" and given.word in ("only_from", "no_access"):
+        words = values.taken_out(before.words, given.words)
+    elif given.operator == "-=":
         words = [word for word in before.words if word not in given.words]
     else:
         words = before.words + given.words

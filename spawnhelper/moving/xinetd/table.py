@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from spawnhelper.moving.access import Rules
 from spawnhelper.moving.draft import Draft, service_name
-from spawnhelper.moving.job import EVERYWHERE
+from spawnhelper.moving.job import EVERYWHERE, OPEN_FILES
 from spawnhelper.moving.machine import Machine
 from spawnhelper.moving.source import Found, Given
 from spawnhelper.moving.traps import Row, Trap, note, nothing, refusal
@@ -364,8 +364,10 @@ TCPLESS = {"INTERNAL", "RPC", "TCPMUX", "TCPMUXPLUS"}  # types that need no port
 REQUIRED = ("socket_type", "wait", "user", "server")
 GENERAL = (
     *EVERYWHERE,
+    OPEN_FILES,
     note("REMOTE_HOST, which xinetd sets to the client's address, is REMOTE_ADDR"),
     note("without passenv the command had xinetd's whole environment"),
+    note("the primary group is among the supplementary ones, too, as initgroups(3) has it"),
     note("with SIGHUP xinetd ends commands of services that have gone; here nobody does"),
 )
 

@@ -57,6 +57,21 @@ def clients(words: list[str], *, ipv6: bool) -> Clients:
     return found
 
 
+def taken_out(words: list[str], by: list[str]) -> list[str]:
+    """What is left of a list behind -=: however an address is written, it is the same."""
+    gone = {key for word in by for key in _keys(word)}
+    return [word for word in words if gone.isdisjoint(_keys(word))]
+
+
+def _keys(word: str) -> set[str]:
+    """What makes a word of a list another's equal: its networks, or the word."""
+    try:
+        found = _networks(word)
+    except ValueError:
+        found = []
+    return {word, *map(str, found)}
+
+
 def _networks(word: str) -> list[Network]:
     if factors := FACTORS.fullmatch(word):
         every = [f"{factors[1]}{last}".split(".") for last in factors[2].split(",")]
