@@ -45,6 +45,14 @@ print(json.dumps(told), flush=True)
 COMMAND = f"/usr/bin/python3 -I {PROBE} one two"
 XINETD = "/srv/unpacked/xinetd/usr/sbin/xinetd"
 INETD = "/usr/sbin/inetd"
+# As Debian 13 has it: a stop ends the whole control group.
+NATIVE_UNIT = """\
+[Service]
+ExecStart=/usr/sbin/xinetd -stayalive -dontfork
+ExecReload=/usr/bin/kill -HUP $MAINPID
+[Install]
+WantedBy=multi-user.target
+"""
 FOLDER = Path("/etc/spawn")
 _numbers = itertools.count()
 _ports = itertools.count(25000)  # below those that the kernel gives to clients

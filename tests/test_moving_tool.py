@@ -82,9 +82,11 @@ def test_without_more_it_writes_nothing(tmp_path: Path) -> None:
         "  what a command leaves behind when it ends is killed\n"
         "  the environment has the variables of spawn.conf(5), ENVIRONMENT OF THE COMMAND\n"
         "  each connection leaves a record in the journal; see Log=\n"
+        "  the soft limit of open files is that of systemd, 1024, and not raised to the hard one; "
+        "see LimitNOFILE=\n"
         "  REMOTE_HOST, which xinetd sets to the client's address, is REMOTE_ADDR\n"
         "  without passenv the command had xinetd's whole environment\n"
-        "  with SIGHUP xinetd ends commands of services that have gone; here nobody does\n"
+        "  the primary group is among the supplementary ones, too, as initgroups(3) has it\n"
         f"{file}: 14 lines: 11 of services, 3 of settings\n"
         "1 service: 1 converted\n"
     )
@@ -259,11 +261,16 @@ def test_written_for_xinetd(tmp_path: Path) -> None:
         "systemctl daemon-reload",
         "# xinetd forgets the services at its next start:",
         f"sed -i -e '5a disable = yes' {file}",
+        "# A reload would end the commands that run, and so would a stop without these lines:",
+        "mkdir -p /run/systemd/system/xinetd.service.d",
+        "printf '[Service]\\nKillMode=process\\nKillSignal=SIGQUIT\\n' "
+        ">/run/systemd/system/xinetd.service.d/keep-commands.conf",
+        "systemctl daemon-reload",
     ]
     start = "until systemctl start spawn@answer.socket; do sleep 0.1; done"
     assert steps("xinetd", file, "--to", to, "--force") == [
         *first,
-        "# Nothing else is left in it. What runs goes on:",
+        "# Nothing else is left in xinetd:",
         "systemctl enable spawn@answer.socket",
         "# Between these two nobody listens, for as short as can be:",
         f"systemctl disable --now xinetd; {start}",
@@ -271,7 +278,6 @@ def test_written_for_xinetd(tmp_path: Path) -> None:
     file.write_text(KEPT)
     assert steps("xinetd", file, "--to", to, "--force") == [
         *first,
-        "# What runs goes on at a restart; a reload would end it:",
         "systemctl enable spawn@answer.socket",
         "# Between these two nobody listens, for as short as can be:",
         f"systemctl restart xinetd; {start}",
@@ -286,9 +292,8 @@ def test_written_for_inetd(tmp_path: Path) -> None:
             "# What is there now, and what it lacks:",
             "spawnctl check /etc/spawn/7006.conf",
             "systemctl daemon-reload",
-            "# inetd forgets the services at its next reload:",
+            "# inetd.service forgets the services at its next reload:",
             f"sed -i '1s/^/#/;2s/^/#/' {file}",
-            "# What runs goes on in both; where the unit has another name, write that:",
             "systemctl enable spawn@7006.socket",
             "# Between these two nobody listens, for as short as can be:",
             "systemctl reload inetd; until systemctl start spawn@7006.socket; do sleep 0.1; done",

@@ -19,13 +19,15 @@ EX_DATAERR, EX_CONFIG = os.EX_DATAERR, os.EX_CONFIG
 @dataclass
 class Report:
     """source: what the command line calls it. everywhere: what is different for every service.
-    whole: what is to be said about the source as a whole, each a loss."""
+    whole: what is to be said about the source as a whole, each a loss. dialect: which of several
+    programs it is for."""
 
     source: str
     reading: Reading
     drafts: list[Draft]
     everywhere: tuple[Trap, ...]
     whole: list[str] = field(default_factory=list)
+    dialect: str = ""
 
     @property
     def files(self) -> list[Draft]:

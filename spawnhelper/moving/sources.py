@@ -40,7 +40,8 @@ def _of_postfix(file: str, machine: Machine) -> Report:
 def _of_inetd(file: str, machine: Machine) -> Report:
     reading = inetd_reader.load(file, dialect=machine.inetd())
     drafts = inetd_table.convert(reading, machine)
-    return Report("inetd", reading, drafts, inetd_table.GENERAL)
+    general = inetd_table.GENERAL
+    return Report("inetd", reading, drafts, general, dialect=machine.inetd())
 
 
 def _of_xinetd(file: str, machine: Machine) -> Report:

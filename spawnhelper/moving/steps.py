@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 from spawnhelper.conf import files
 from spawnhelper.moving.draft import CONVERTED, LOSSY, OFF, Draft
+from spawnhelper.moving.machine import INETUTILS, OPENBSD
 from spawnhelper.moving.report import Report
 
+UNITS_OF_INETD = {OPENBSD: "inetd", INETUTILS: "inetutils-inetd"}
+XINETD_DROP_INS = "/run/systemd/system/xinetd.service.d"
+KEEPING = "[Service]\\nKillMode=process\\nKillSignal=SIGQUIT\\n"  # xinetd(8), systemd.kill(5)
 UNTIL = "until {start}; do sleep 0.1; done"
 
 
@@ -60,12 +64,12 @@ def _of_postfix(report: Report) -> list[str]:
 
 
 def _of_inetd(report: Report) -> list[str]:
-    made = ["# inetd forgets the services at its next reload:"]
+    unit = UNITS_OF_INETD.get(report.dialect, "inetd")
+    made = [f"# {unit}.service forgets the services at its next reload:"]
     for file, drafts in _by_file(report).items():
         numbers = [f"{number}s/^/#/" for each in drafts for number, _ in each.found.lines]
         made.append(f"sed -i '{';'.join(numbers)}' {shlex.quote(file)}")
-    made.append("# What runs goes on in both; where the unit has another name, write that:")
-    return made + _at_ports("systemctl reload inetd", _units(report.files))
+    return made + _at_ports(f"systemctl reload {unit}", _units(report.files))
 
 
 def _of_xinetd(report: Report) -> list[str]:
@@ -74,11 +78,16 @@ def _of_xinetd(report: Report) -> list[str]:
         places = [f"{each.found.lines[1][0]}a disable = yes" for each in drafts]
         expressions = " ".join(f"-e {shlex.quote(each)}" for each in places)
         made.append(f"sed -i {expressions} {shlex.quote(file)}")
+    made += [
+        "# A reload would end the commands that run, and so would a stop without these lines:",
+        f"mkdir -p {XINETD_DROP_INS}",
+        f"printf '{KEEPING}' >{XINETD_DROP_INS}/keep-commands.conf",
+        "systemctl daemon-reload",
+    ]
     live = [each for each in report.drafts if each.state != OFF]
     if not report.whole and all(each.state in (CONVERTED, LOSSY) for each in live):
-        made.append("# Nothing else is left in it. What runs goes on:")
+        made.append("# Nothing else is left in xinetd:")
         return made + _at_ports("systemctl disable --now xinetd", _units(report.files))
-    made.append("# What runs goes on at a restart; a reload would end it:")
     return made + _at_ports("systemctl restart xinetd", _units(report.files))
 
 

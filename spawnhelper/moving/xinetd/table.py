@@ -368,7 +368,6 @@ GENERAL = (
     note("REMOTE_HOST, which xinetd sets to the client's address, is REMOTE_ADDR"),
     note("without passenv the command had xinetd's whole environment"),
     note("the primary group is among the supplementary ones, too, as initgroups(3) has it"),
-    note("with SIGHUP xinetd ends commands of services that have gone; here nobody does"),
 )
 
 
