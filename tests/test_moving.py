@@ -291,7 +291,7 @@ def test_whatever_octets_are_fed(
     look_at(report, folder / "made")
 
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+words = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=10)
 
 
 @given(st.lists(words, min_size=1, max_size=6))

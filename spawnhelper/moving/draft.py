@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 
 from spawnhelper.conf import files
-from spawnhelper.conf.settings import KEYS, SETTINGS
+from spawnhelper.conf.settings import SETTINGS
 from spawnhelper.conf.values import NAME_CHARACTERS
 from spawnhelper.moving.source import Found, Given, Place
 from spawnhelper.moving.traps import LOSS, NOTE, REFUSAL, Trap
@@ -162,11 +162,6 @@ def command_line(words: list[str]) -> str:
 def speaks(text: str) -> bool:
     """Whether a value can have the text at all: it is UTF-8, and has no NUL."""
     return "\0" not in text and not any(0xDC80 <= ord(each) <= 0xDCFF for each in text)
-
-
-def is_secret(key: str) -> bool:
-    """Whether no sentence has the value of this key."""
-    return key in KEYS and KEYS[key].secret
 
 
 def _escape(letter: str) -> str:

@@ -58,7 +58,10 @@ class Machine:
         return _group_name(ids[1])
 
     def addresses(self, host: str) -> list[str]:
-        """The addresses that a name has now. Asks DNS; may block as long as that does."""
+        """The addresses that a name has now, none for half an address, as in 10.1. Asks DNS; may
+        block as long as that does."""
+        if host.rstrip(".").rpartition(".")[2][:1].isdigit():  # which inet_aton(3) would read
+            return []
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, ValueError, UnicodeError):

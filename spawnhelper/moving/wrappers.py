@@ -16,6 +16,7 @@ FIELD = re.compile(r"(?<!\\):(?![^\[\]]*\])")  # no colon of an address in brack
 BEGINNING = re.compile(r"\d{1,3}\.(?:\d{1,3}\.){0,2}")
 MASKED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,3}(?:\.\d{1,3}){3})")
 BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?:/(\d{1,3}))?")
+WILDCARDS = ("LOCAL", "UNKNOWN", "KNOWN", "PARANOID")
 NAMES_OF_OPTIONS = ("severity", "keepalive", "linger", "nice", "umask", "rfc931", "setenv")
 
 
@@ -46,7 +47,7 @@ def verdict(texts: list[Text], daemon: str, resolve: Callable[[str], list[str]])
             if concerned is False:
                 continue
             allows = _decision(fields[2:], allows=otherwise)
-            clients, rest = _clients(fields[1], resolve)
+            clients, rest = _clients(fields[1], resolve if allows else _nobody)
             if concerned is None or allows is None or "except" in fields[1].lower().split():
                 found.unsaid.append((place, line))
                 continue
@@ -121,11 +122,17 @@ def _clients(words: str, resolve: Callable[[str], list[str]]) -> tuple[list[Netw
         try:
             found += _networks(word)
         except ValueError:
-            addresses = [] if word.startswith((".", "@", "/")) or "@" in word else resolve(word)
+            is_host = word[0] not in "./" and "@" not in word and word.upper() not in WILDCARDS
+            addresses = resolve(word) if is_host else []
             found += [network(each) for each in addresses]
             if not addresses:
                 rest.append(word)
     return found, rest
+
+
+def _nobody(_name: str) -> list[str]:
+    """For names of who is kept out: they could have other addresses tomorrow."""
+    return []
 
 
 def _networks(word: str) -> list[Network]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spawnhelper.moving.inetd.job import InetdJob
-from spawnhelper.moving.machine import INETUTILS, OPENBSD
+from spawnhelper.moving.machine import INETUTILS
 from spawnhelper.moving.source import Given
 from spawnhelper.moving.traps import REFUSAL, Trap, refusal
 
@@ -18,7 +18,8 @@ NO_ADDRESS = refusal(
     "correct the source",
 )
 BRACKETS = Trap(
-    "openbsd-inetd does not listen at {name}, for its brackets are not around the whole list",
+    "{inetd} does not listen at {name}: openbsd-inetd takes brackets around the whole list only, "
+    "and inetutils-inetd none",
     "add another ListenStream= if somebody needs it",
     key="ListenStream",
 )
@@ -69,12 +70,12 @@ def _at_hosts(job: InetdJob, given: Given, protocol: str) -> None:
 
 def _addresses(job: InetdJob, hosts: str, given: Given) -> list[str]:
     """The addresses of a list of hosts; * for a wildcard, which an empty list is, too."""
-    if hosts.startswith("[") and hosts.endswith("]"):  # around the whole list
+    if hosts[:1] + hosts[-1:] == "[]" and job.dialect != INETUTILS:  # around the whole list
         hosts = hosts[1:-1]
     found: list[str] = []
     for host in hosts.split(","):
-        if "[" in host and job.dialect == OPENBSD:
-            job.say(BRACKETS, given, name=host)
+        if "[" in host and job.dialect:
+            job.say(BRACKETS, given, inetd=job.dialect, name=host)
             continue
         plain = host.strip("[]")
         if plain in ("", "*"):
@@ -92,6 +93,8 @@ def _family(job: InetdJob, protocol: str) -> str:
         return IPV4 if job.dialect == INETUTILS else BOTH
     if protocol == "tcp6":
         return BOTH if job.dialect == INETUTILS else IPV6
+    if protocol == "tcp46" and job.dialect == INETUTILS:
+        return IPV4
     return PROTOCOLS[protocol]
 
 

@@ -68,7 +68,7 @@ def _lines(text: Text, reading: Reading, dialect: str) -> None:
         off = line.startswith(OFF)
         if off:
             line = line.removeprefix(OFF)
-        elif line.startswith("#") or not line.strip():
+        elif line.lstrip().startswith("#") or not line.strip():
             text.mark([number], EMPTY)
             continue
         numbers = [number]
@@ -96,9 +96,13 @@ def _lines(text: Text, reading: Reading, dialect: str) -> None:
 def _words(line: str, dialect: str) -> list[str]:
     """The fields of a line. Quotes group where the dialect says so."""
     if dialect == INETUTILS:
+        lexer = shlex.shlex(line, posix=True)
+        lexer.whitespace_split = True
+        lexer.commenters = lexer.escape = ""
+        lexer.whitespace = BLANKS
         try:
-            return shlex.split(line)
-        except ValueError:
+            return list(lexer)
+        except ValueError:  # a quote that is not closed is a letter like others
             pass
     return [word for word in line.replace("\t", " ").split(" ") if word]
 

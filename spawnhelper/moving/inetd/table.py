@@ -59,7 +59,7 @@ RESETS = Trap(
     "",
     key="MaxConnectionsPerSource",
 )
-IGNORED = note("openbsd-inetd reads this as nowait, and so it is read here", "")
+IGNORED = note("{inetd} reads this as nowait, and so it is read here")
 LOGIN_CLASS = Trap("there are no login classes here, so {name} is dropped", "use limits, Limit...=")
 TRUNCATED = Trap(
     "inetd hands over 20 words, and so the rest of them is dropped", "remove them", key="Argv"
@@ -122,8 +122,8 @@ def _wait(job: InetdJob, given: Given) -> None:
         if job.of("socktype") == "stream":
             job.say(WAITS, given)
         return
-    if separator in ("/", ":") and job.dialect == OPENBSD:
-        job.say(IGNORED, given)
+    if separator in ("/", ":") and job.dialect:
+        job.say(IGNORED, given, inetd=job.dialect)
     elif separator in (".", ":"):
         job.say(RATE, given)
     elif separator:
@@ -220,7 +220,8 @@ ROWS: tuple[Row[InetdJob], ...] = (
         "protocol",
         "ReceiveBuffer=, SendBuffer=",
         "`unix`, and `tcp`, which is IPv4 and IPv6 for openbsd-inetd and IPv4 for the others; "
-        "`tcp4`, `tcp6`, `tcp46`, `tcp6only`. `tcp6` is IPv6 alone, but for inetutils-inetd.",
+        "`tcp4`, `tcp6`, `tcp46`, `tcp6only`. For inetutils-inetd `tcp6` is both, and `tcp46` is "
+        "IPv4; for the others `tcp6` is IPv6 alone.",
         _protocol,
         (RPC, NOT_TCP, TTCP),
     ),
