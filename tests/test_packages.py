@@ -367,6 +367,7 @@ COMPLETIONS = [
     ("spawnctl", "st", {"stats", "status", "stop"}),
     ("spawnctl log --result", "exit", {"exit-code"}),
     ("spawnctl log --user", "nobo", {"nobody"}),
+    ("spawnctl import", "", {"inetd", "postfix", "xinetd"}),
 ]
 
 
@@ -396,6 +397,8 @@ def test_completion_of_services(shell: str, service: Callable[..., Installed]) -
             assert masked.stem not in found
         assert completed("bash", "spawnctl check", "/etc/spaw") == {"/etc/spawn"}
         assert completed("bash", "spawnctl stats -D", "/etc/spaw") == {"/etc/spawn"}
+        assert completed("bash", "spawnctl import inetd --to", "/etc/spaw") == {"/etc/spawn"}
+        assert completed("bash", "spawnctl import inetd", "/etc/spaw") == {"/etc/spawn"}
     finally:
         masked.unlink()
 
