@@ -162,10 +162,14 @@ def test_what_no_service_file_can_have(tmp_path: Path) -> None:
 def test_where_another_service_listens(tmp_path: Path) -> None:
     there = Path("/etc/spawn/there.conf")
     there.write_text("[Socket]\nListenStream=7001\n[Spawn]\nUser=nobody\nArgv=/bin/cat\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "spawn@there.socket")
     try:
         done = spawnctl("xinetd", source(tmp_path, "xinetd.conf", XINETD))
     finally:
+        run("systemctl", "stop", "spawn@there.socket")
         there.unlink()
+        run("systemctl", "daemon-reload")
     assert (
         "  waits: answer.conf:15: ListenStream=0.0.0.0:7001 is where there listens" in done.stderr
     )

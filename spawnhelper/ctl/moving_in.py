@@ -11,13 +11,11 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 
 from spawnhelper.conf import files, service
-from spawnhelper.ctl import check
+from spawnhelper.ctl import drafts
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.moving import defaults, sources, steps, store
-from spawnhelper.moving.draft import Draft
 from spawnhelper.moving.job import BROKEN_FILE
 from spawnhelper.moving.machine import Machine
 from spawnhelper.moving.report import Report
@@ -78,26 +76,29 @@ def _show(report: Report) -> None:
 
 
 def _rehearse(report: Report) -> None:
-    """Has `spawnctl check` read each service file as it would be: what the file cannot have, and
-    what the machine does not have yet."""
-    with tempfile.TemporaryDirectory(prefix="spawnctl-") as folder:
-        for draft in report.files:
-            file = os.path.join(folder, f"{draft.name}{files.SUFFIX}")
-            _write(file, draft, report.source)
-            try:
-                service.load(file)
-            except Refusal as refusal:
-                draft.say(BROKEN_FILE, why=refusal.problems[0].sentence)
-                continue
-            found = check.examine(file)
-            if found is not None:
-                draft.waits += [
-                    f"{draft.name}{files.SUFFIX}:{each.line}: {each.sentence}"
-                    for each in found.problems
-                ]
+    """Has `spawnctl check` judge each service file as what it is to be: what the file cannot have,
+    and what the machine does not have yet."""
+    for draft in report.files:
+        file = f"{files.DIRECTORY}/{draft.name}{files.SUFFIX}"
+        text = draft.text(report.source).encode()
+        if why := _broken(file, text):
+            draft.say(BROKEN_FILE, why=why)
+            continue
+        found = drafts.judged(file, text)
+        if found is not None:
+            draft.waits += [
+                f"{draft.name}{files.SUFFIX}:{each.line}: {each.sentence}"
+                for each in found.problems
+            ]
 
 
-def _write(file: str, draft: Draft, source: str) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as out:
-        out.write(draft.text(source))
+def _broken(file: str, text: bytes) -> str:
+    """What keeps the text from being a service file at all, whatever the machine has."""
+    files.drafts[file] = text
+    try:
+        service.load(file)
+    except Refusal as refusal:
+        return refusal.problems[0].sentence
+    finally:
+        del files.drafts[file]
+    return ""
