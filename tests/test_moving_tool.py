@@ -214,6 +214,7 @@ def test_for_a_program(tmp_path: Path) -> None:
             }
         ],
         "source_losses": [],
+        "source_notes": [],
         "written": [],
     }
     assert answer.pop("text").startswith(f"# {file}:4 (spawnctl import xinetd)\n")

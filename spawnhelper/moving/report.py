@@ -57,7 +57,7 @@ class Report:
             made += [f"  waits: {each}" for each in draft.waits]
         for stray in self.reading.strays:
             made.append(f"{stray.place}: {shown(stray.text.strip())}: not understood: {stray.why}")
-        made += self.whole
+        made += [*self.whole, *self.reading.notes]
         if self.files:
             made.append("For every service:")
             made += [f"  {_general(trap)}" for trap in self.everywhere]
@@ -97,6 +97,7 @@ class Report:
                 for each in self.reading.strays
             ],
             "source_losses": self.whole,
+            "source_notes": self.reading.notes,
             "everywhere": [{"means": each.means, "do": each.do} for each in self.everywhere],
         }
 

@@ -126,11 +126,12 @@ class Stray:
 
 @dataclass
 class Reading:
-    """All that was read of a source."""
+    """All that was read of a source. notes: what is to be known about that, as sentences."""
 
     texts: list[Text] = field(default_factory=list)
     services: list[Found] = field(default_factory=list)
     strays: list[Stray] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def stray(self, text: Text, numbers: Sequence[int], why: str) -> None:
         """Notes lines that make no sense here."""

@@ -86,7 +86,7 @@ class _Reader:
     def _include(self, text: Text, number: int, keyword: str, path: str) -> None:
         if self.defaults_only:
             return
-        place = os.path.join(os.path.dirname(text.file), path)
+        place = self._place(text, number, path)
         try:
             files = [place] if keyword == "include" else folder(place)
         except Unreadable as error:
@@ -98,6 +98,19 @@ class _Reader:
                 self.file(file)
             except Unreadable as error:
                 self._stray(text, [number], f"the file {shown(file)} {error}")
+
+    def _place(self, text: Text, number: int, path: str) -> str:
+        """Where an included file or folder is: in a copy of a whole configuration beside the file
+        that names it."""
+        here = os.path.dirname(text.file)
+        beside = os.path.join(here, os.path.basename(path.rstrip("/")))
+        if os.path.isabs(path) and os.path.exists(beside):
+            if os.path.realpath(beside) != os.path.realpath(path):
+                place = Place(text.file, number)
+                note = f"{place}: {shown(path)} is taken for {shown(beside)}, which lies beside it"
+                self.made.reading.notes.append(note)
+            return beside
+        return os.path.join(here, path)
 
     def _defaults(self, text: Text, number: int, lines: list[tuple[int, str]]) -> None:
         numbers, given, why = _block(text, lines)
