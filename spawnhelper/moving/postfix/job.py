@@ -13,6 +13,8 @@ from spawnhelper.moving.traps import Trap, refusal
 NOT_TOLD = Trap("it refers to {name}, which main.cf does not give; {default} is assumed", "")
 NOT_KNOWN = refusal("it refers to {name}, which main.cf does not give", "write it without $")
 
+NEVER_STARTED = refusal("Postfix ends with an error for it: {why}", "correct the line")
+
 
 class PostfixJob(Job):
     """options: those of the line by the parameters that they set. parameters: of main.cf, with
@@ -48,6 +50,13 @@ class PostfixJob(Job):
             place = Place(self.parameters.file, self.parameters.lines[name])
         value = self.parameters.values.get(name)
         return Given(name, [value or ""], place, name if value is None else f"{name} = {value}")
+
+    def is_flag(self, given: Given) -> bool:
+        """Whether a column has y, n or -; a remark where it has something else."""
+        if given.value not in ("y", "n", "-"):
+            self.say(NEVER_STARTED, given, why="this column has y, n or -")
+            return False
+        return True
 
     def of(self, column: str) -> str:
         """What a column of the line has."""

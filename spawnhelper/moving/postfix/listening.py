@@ -84,5 +84,5 @@ def _interfaces(job: PostfixJob, given: Given) -> list[str]:
 
 def private(job: PostfixJob, given: Given) -> None:
     """Refuses what Postfix itself does."""
-    if job.of("type") == "inet" and given.value != "n":
+    if job.is_flag(given) and job.of("type") == "inet" and given.value != "n":
         job.say(PRIVATE_INET, given)

@@ -9,7 +9,7 @@ from spawnhelper.conf.values import CONNECTION_VARIABLES, FACILITIES
 from spawnhelper.moving.draft import Draft, quoted
 from spawnhelper.moving.job import EVERYWHERE, OPEN_FILES
 from spawnhelper.moving.machine import Machine
-from spawnhelper.moving.postfix.job import NOT_KNOWN, NOT_TOLD, PostfixJob
+from spawnhelper.moving.postfix.job import NEVER_STARTED, NOT_KNOWN, NOT_TOLD, PostfixJob
 from spawnhelper.moving.postfix.listening import NOT_A_STREAM, PRIVATE_INET, listen, private
 from spawnhelper.moving.postfix.main_cf import seconds
 from spawnhelper.moving.postfix.reader import Postfix, split, stripped
@@ -26,7 +26,6 @@ NEVER_RAN = Trap(
     "find out whether anybody needs the service",
     key="User",
 )
-NEVER_STARTED = refusal("spawn(8) ends with an error for it: {why}", "correct the line")
 NO_WAKEUP = Trap(
     "nobody connects to the service at regular times by itself", "use a timer, systemd.timer(5)"
 )
@@ -70,7 +69,7 @@ OF_CONNECTION = Trap(
 
 
 def _unprivileged(job: PostfixJob, given: Given) -> None:
-    if given.value != "n":
+    if job.is_flag(given) and given.value != "n":
         job.say(NEVER_RAN, given)
 
 
@@ -81,7 +80,7 @@ def _chroot(job: PostfixJob, given: Given) -> None:
         if digits.isascii() and digits.isdigit() and int(digits[:9]) > 0:
             return
         job.say(CHROOT_UNSURE, given)
-    elif given.value != "n":
+    elif job.is_flag(given) and given.value != "n":
         job.chroot = True
         job.say(CHROOT, given)
         job.set("RootDirectory", job.parameter("queue_directory"), given)
@@ -92,7 +91,10 @@ def _has_level(job: PostfixJob) -> bool:
 
 
 def _wakeup(job: PostfixJob, given: Given) -> None:
-    if given.value.rstrip("?") not in ("0", "-"):
+    number = given.value.removesuffix("?")
+    if not (number.isascii() and number.isdigit()) and number != "-":
+        job.say(NEVER_STARTED, given, why="this is no time between two wakeups")
+    elif number not in ("0", "-"):
         job.say(NO_WAKEUP, given)
 
 
