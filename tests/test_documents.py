@@ -28,9 +28,9 @@ PAGES = (
     "spawn-generator.8",
     "spawn-server.8",
     "spawn.conf.5.in",
+    "spawn.conf-migration.7.in",
     "spawnhelper-cookbook.7",
     TROUBLESHOOTING,  # which takes the service away
-    "spawn.conf-migration.7.in",
 )
 # For a host that boots machines, and what every change has to pass there runs each of them.
 OF_THE_HOST = ("packaging/try", "packaging/build-deb", "tests/run", ".ci/run")

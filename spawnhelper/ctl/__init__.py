@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(str(value), known, 1, 0.6)
             hint = f"; did you mean {near[0]}?" if near else f"; write one of {', '.join(known)}"
             option = "".join(f"{each}=" for each in action.option_strings[-1:])
-            what = "known here" if option else "a verb"
+            what = "a verb" if action.dest == "verb" else "known here"
             self.error(f"{option}{shown(str(value))} is not {what}{hint}")
 
     def error(self, message: str) -> NoReturn:
