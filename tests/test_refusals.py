@@ -245,6 +245,13 @@ CASES = {
         "unknown key ExecStart= in [Spawn]; did you mean Argv=?",
         EX_CONFIG,
     ),
+    "a key of a unit": (
+        f"User=nobody\n{TRUE}\nMemoryMax=50M",
+        6,
+        "MemoryMax= is for a unit, not for a command; with Accept=no write it in [Service], for "
+        "this service, or with systemctl edit spawn@.service for all",
+        EX_CONFIG,
+    ),
     "a key of xinetd": (
         f"User=nobody\n{TRUE}\nserver_args = -x",
         6,

@@ -17,6 +17,18 @@ SECTIONS = ("Socket", "Spawn", "Service")
 MOST_PROBLEMS = 50
 MAX_CONNECTIONS = 256  # of spawn@.socket
 MOST_DIGITS = 9  # systemd has 32 bits
+# How directives begin that only a unit can have.
+OF_UNITS = (
+    "Memory",
+    "CPU",
+    "Tasks",
+    "IO",
+    "Private",
+    "Protect",
+    "Restrict",
+    "SystemCall",
+    "IPAddr",
+)
 OURS = {
     "Service": "Accept= says who serves connections",
     "FileDescriptorName": "it carries the name of the service",
@@ -397,6 +409,11 @@ def _unknown(key: str, secret: str) -> str:
         return f"the line has no = behind {word}; write {word}=VALUE"
     if secret:
         return f"this line below {secret}= has no key of [Spawn]{_nearest(word, 0.8)}"
+    if word.startswith(OF_UNITS):
+        return (
+            f"{shown(word)}= is for a unit, not for a command; with Accept=no write it in "
+            "[Service], for this service, or with systemctl edit spawn@.service for all"
+        )
     return f"unknown key {shown(word)}= in [Spawn]{_nearest(word)}"
 
 
