@@ -47,14 +47,16 @@ def recipe(request: pytest.FixtureRequest) -> Iterator[str]:
     name = request.node.name.removeprefix("test_").partition("[")[0]
     file = FOLDER / f"{name}.conf"
     file.write_text(RECIPES[name])
-    checked = run("spawnctl", "check", name, check=False)
-    assert checked.returncode == 0, checked.stderr
-    done = run("spawnctl", "apply", "--enable", name, check=False)
-    assert done.returncode == 0, done.stderr
-    yield name
-    run("systemctl", "disable", "-q", "--now", f"spawn@{name}.socket", check=False)
-    file.unlink()
-    run("systemctl", "daemon-reload")
+    try:
+        checked = run("spawnctl", "check", name, check=False)
+        assert checked.returncode == 0, checked.stderr
+        done = run("spawnctl", "apply", "--enable", name, check=False)
+        assert done.returncode == 0, done.stderr
+        yield name
+    finally:
+        run("systemctl", "disable", "-q", "--now", f"spawn@{name}.socket", check=False)
+        file.unlink()
+        run("systemctl", "daemon-reload")
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:

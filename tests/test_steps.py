@@ -280,6 +280,15 @@ def test_apply_mends_what_a_reload_has_left(service: Callable[..., Installed]) -
     assert there.talk(b"here") == b"here"
 
 
+def test_a_draft_is_in_nobodys_way(service: Callable[..., Installed]) -> None:
+    there, draft = service(CAT), service(CAT, start=False)
+    draft.file.write_text("nonsense\n")
+    there.write(CAT, "MaxConnections=7")
+    done = ctl("apply")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{there.name}: [Socket] or [Service] has changed\n")
+
+
 @both_doors
 def test_apply_changes_nothing_where_a_file_is_wrong(service: Callable[..., Installed]) -> None:
     there, wrong = service(CAT), service(CAT)

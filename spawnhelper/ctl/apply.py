@@ -2,7 +2,8 @@
 
 All of them are checked first, and nothing is changed if one is wrong. systemd reads them anew only
 where [Socket] or [Service] has changed, and a socket is restarted only where it has to listen
-elsewhere or otherwise. A change of [Spawn] needs nothing. Without a name it is about all services.
+elsewhere or otherwise. A change of [Spawn] needs nothing. Without a name it is about all services
+that are enabled or have been started: a draft is left alone.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ def run(options: argparse.Namespace) -> int:
     """Does it; 3 if a service does not listen then that should, otherwise of sysexits.h."""
     if os.geteuid() != 0 and not options.dry_run:
         raise Complaint(os.EX_NOPERM, "to apply needs root; --dry-run does not")
-    names = [words.name_of(name) for name in options.service] or files.installed()
-    if options.enable and not options.service:
+    names = [words.name_of(name) for name in options.service]
+    if options.enable and not names:
         raise Complaint(os.EX_USAGE, "--enable is for the services that are named; name them")
+    if not names:
+        installed = set(filter(files.is_name, files.installed()))
+        names = sorted(installed & units.claiming(installed)) if installed else []
     return apply(names, enable=options.enable, dry=options.dry_run)
 
 

@@ -145,9 +145,9 @@ def _keep(file: Path, counts: Counts) -> None:
 def _registry(counts: Counts) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry
 
-    known = units.listeners([])
+    known = units.named([])
     kernel = health.Kernel()
-    states = {each.name: health.of(each, kernel) for each in units.named([])}
+    states = {each.name: health.of(each, kernel) for each in known}
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
