@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spawnhelper.conf.settings import SETTINGS
+from spawnhelper.conf.settings import LIMITS, SETTINGS
 from spawnhelper.conf.standing import RULES
 from spawnhelper.conf.values import CONNECTION_VARIABLES
 
@@ -35,6 +35,10 @@ def test_the_manual_page_has_every_key() -> None:
     ).stdout
     assert "@SETTINGS@" not in page
     assert [each.key for each in SETTINGS if f"\n.I {each.key}=\n" not in page] == []
+    groups = page.partition("\n.SS Identity\n")[2]
+    of_resources = groups.partition("\n.SS Priority and resources\n")[2].partition("\n.SH ")[0]
+    named = {each.key for each in SETTINGS if f"\n.I {each.key}=\n" in f"\n{of_resources}"}
+    assert named == {*LIMITS, "Nice", "OOMScoreAdjust"}, "another key has no group in man/render"
     assert "@REFUSED@" not in page
     plain = page.replace("\\-", "-")
     assert [rule.why for rule in RULES if f"=\\fR\n{rule.why}.\n" not in plain] == [
