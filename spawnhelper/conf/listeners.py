@@ -182,15 +182,18 @@ def _of_section(name: str, assignments: list[Assignment]) -> tuple[list[Listener
     return found, problems
 
 
-def conflicts(file: str) -> list[tuple[str, Problem]]:
+def conflicts(
+    file: str, claims: Callable[[str], list[Listener]] | None = None
+) -> list[tuple[str, Problem]]:
     """Every ListenStream= of this file that another service's file, or another line, claims too:
     whose that is, and the sentence about it. Whether a service that could listen there ever does,
-    its file does not tell."""
+    its file does not tell. claims: what others claim, for who asks about many files."""
+    claims = claims or claimed
     mine = claimed(file)
     # A draft of a service, wherever it is, is to replace the one that is installed.
     names = [name for name in files.installed() if name != files.name_of(file)]
     named = filter(files.is_name, names)  # others cannot listen
-    others = [listener for name in named for listener in claimed(files.file_of(name))]
+    others = [listener for name in named for listener in claims(files.file_of(name))]
     return [
         (other.service, _claimed_twice(listener, other))
         for place, listener in enumerate(mine)

@@ -95,11 +95,17 @@ def examine(file: str, *, thorough: bool = True) -> Refusal | None:
     return found.refusal()
 
 
+@cache
+def _claimed(file: str) -> list[listeners.Listener]:
+    """Where another file means to listen. Files are compared with each other, all with all."""
+    return listeners.claimed(file)
+
+
 def conflicts(file: str, *, drafts: bool) -> list[tuple[str, Problem]]:
     """The addresses of this file that other services have, too, whose sockets are enabled or on; or
     those of drafts, which claim nothing as long as neither is so."""
     name = files.name_of(file)
-    found = listeners.conflicts(file)
+    found = listeners.conflicts(file, _claimed)
     others = {other for other, _ in found if other != name}
     claiming = units.claiming(others) if others else set()
     return [each for each in found if (each[0] in {name, *claiming}) != drafts]
