@@ -209,3 +209,22 @@ def test_fail2ban_finds_who_is_denied(service: Callable[..., Installed], fail2ba
     command = ["fail2ban-regex", f"--journalmatch={' + '.join(terms)}", "systemd-journal"]
     done = run(*command, str(fail2ban), check=False)
     assert re.search(r"^Lines: 3 lines, 0 ignored, 3 matched, 0 missed", done.stdout, re.M), done
+
+
+def test_without_the_library(state: Path) -> None:
+    hide = "mount -t tmpfs none /usr/lib/python3/dist-packages/prometheus_client; "
+    metrics = f"exec spawnctl metrics --state={state}"
+    done = run("unshare", "--mount", "sh", "-c", hide + metrics, check=False)
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert done.stderr.startswith("spawnctl: metrics need a library: ")
+    assert done.stderr.endswith("; install python3-prometheus-client\n")
+
+
+def test_what_cannot_be_told(service: Callable[..., Installed]) -> None:
+    there = service(CAT)
+    done = run("runuser", "-u", "nobody", "--", "spawnctl", "health", there.name, check=False)
+    assert done.returncode == 3
+    assert done.stdout.startswith("SPAWN UNKNOWN - ")
+    done = run("spawnctl", "health", "nosuch", check=False)
+    sentence = "SPAWN UNKNOWN - there is no service file /etc/spawn/nosuch.conf\n"
+    assert (done.returncode, done.stdout) == (3, sentence)

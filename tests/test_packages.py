@@ -369,6 +369,10 @@ COMPLETIONS = [
     ("spawnctl log --user", "nobo", {"nobody"}),
     ("spawnctl import", "", {"inetd", "postfix", "xinetd"}),
 ]
+BEHIND_EQUALS = [
+    ("spawnctl log --result =", "exit", {"exit-code"}),  # as readline has it
+    ("spawnctl stats --by", "=", {"service", "from", "result", "hour"}),
+]
 
 
 def completed(shell: str, words: str, last: str) -> set[str]:
@@ -382,6 +386,11 @@ def completed(shell: str, words: str, last: str) -> set[str]:
 def test_completion(shell: str, words: str, last: str, expected: set[str]) -> None:
     found = completed(shell, words, last)
     assert found == expected if shell == "bash" else found >= expected, found
+
+
+@pytest.mark.parametrize(("words", "last", "expected"), BEHIND_EQUALS)
+def test_completion_of_a_value_behind_an_option(words: str, last: str, expected: set[str]) -> None:
+    assert completed("bash", words, last) == expected
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

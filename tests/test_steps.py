@@ -551,3 +551,12 @@ def test_a_configuration_manager_checks_before_it_copies(
         assert done.returncode == status, done.stdout + done.stderr
         assert (status == 0) or f"{there.file}:8: Nice=99 " in done.stdout + done.stderr
     assert there.file.read_text() == good.read_text()
+
+
+def test_a_folder_that_cannot_be_written(name: str) -> None:
+    mount = "mount --bind /etc/spawn /etc/spawn; mount -o remount,bind,ro /etc/spawn; "
+    new = f"spawnctl new {name} --listen 127.0.0.1:{free_port()} --user nobody -- /bin/cat"
+    done = run("unshare", "--mount", "sh", "-c", f"{mount}exec {new}", check=False)
+    assert done.returncode == os.EX_CANTCREAT
+    file = FOLDER / f"{name}.conf"
+    assert done.stderr == f"spawnctl: {file} cannot be written: Read-only file system\n"
