@@ -107,9 +107,9 @@ def test_a_file_that_is_gone(service: Callable[..., Installed]) -> None:
 def test_a_file_that_is_wrong(service: Callable[..., Installed]) -> None:
     there = service(CAT)
     there.write("User=nobody\nArgv=/bin/cat\nNice=99\nUMask=x\n")
-    told(there, "2 problems", f"{there.file}: 2 problems; spawnctl check {there.name}")
+    told(there, "2 problems", f"{there.file}; spawnctl check {there.name}")
     there.write("User=nobody\nArgv=/bin/catt\n")
-    told(there, "1 problem", f"{there.file}: 1 problem; spawnctl check {there.name}")
+    told(there, "1 problem", f"{there.file}; spawnctl check {there.name}")
     run("systemctl", "daemon-reload")  # [Socket] is good
     assert seen("list", there.name)["listening"] != []
 

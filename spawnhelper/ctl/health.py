@@ -86,7 +86,7 @@ def of(listener: units.Listener, kernel: Kernel, *, thorough: bool = False) -> H
         remedy = f"write {file}, or systemctl disable --now {unit}"
     elif problems := _problems(file, thorough=thorough):
         word, serves = _counted(problems), False
-        remedy = f"{file}: {word}; spawnctl check {name}"
+        remedy = f"{file}; spawnctl check {name}"
     elif on and len(places) < len(listener.places):
         word, serves = "address changed", False
         remedy = f"systemctl restart {unit}"
