@@ -134,8 +134,8 @@ def test_a_mistake_on_the_command_line(tmp_path: Path) -> None:
     done = spawnctl("launchd")
     assert done.returncode == 64
     assert done.stderr == (
-        "spawnctl: launchd is not known here; write one of postfix, inetd, xinetd; see spawnctl import "
-        "--help\n"
+        "spawnctl: launchd is not known here; write one of postfix, inetd, xinetd; see "
+        "spawnctl import --help\n"
     )
 
 
