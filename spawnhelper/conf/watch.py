@@ -15,7 +15,7 @@ from spawnhelper.outcome import Refusal
 
 # The kernel's clock for times of files ticks so slowly that two changes can have the same time.
 TICK = 20_000_000  # nanoseconds
-ALWAYS = ("/etc/passwd", "/etc/group", "/etc/localtime")
+ALWAYS = ("/etc/passwd", "/etc/group", "/etc/localtime")  # whoever can write the way there
 Seen = tuple[int, int, int, int]
 
 
@@ -59,9 +59,9 @@ def _paths(name: str) -> list[str]:
         *folders,
         *sources,
         files.DEFAULTS,
-        *ALWAYS,
     ]
-    return list(dict.fromkeys(step for path in wanted for step in ("/", *files.walk(path))))
+    steps = (step for path in wanted for step in ("/", *files.walk(path)))
+    return list(dict.fromkeys([*steps, *ALWAYS]))
 
 
 def _look(paths: list[str]) -> list[Seen | None]:

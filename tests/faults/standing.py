@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import bursts
@@ -58,6 +60,7 @@ KINDS = {
     "stop": "resources",
 }
 WEIGHTS = [40, 10, 6, 1, 3, 2, 1]
+RARELY = [5_000, 4, 3, 1, 2, 1, 1]
 
 
 def unit_of(there: Installed) -> str:
@@ -144,6 +147,41 @@ def test_nothing_adds_up(
     wanted = Counter(KINDS[kind] for kind in plan)
     off = sum((wanted - found).values())  # a time limit comes first on a busy machine
     assert found == wanted or (found - wanted).keys() <= {"time-limit"}, off
+
+
+def test_a_summary_comes_to_what_records_do(
+    script: Path,
+    service: Callable[..., Installed],
+    promise: Callable[[str], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    """The same connections of every outcome with Log=summary and with Log=all: spawnctl counts the
+    same, and the journal has a fraction of it."""
+    count = request.config.getoption("--soak")
+    plan = random.Random(count).choices(list(KINDS), RARELY, k=count)
+    sizes, numbers = [], []
+    for log in ("all", "summary"):
+        keys = f"User=games\nArgv=/bin/sh {script}\nTimeLimit=2s\nKillDelay=0\nLog={log}\n"
+        there = service(keys, socket_section="Accept=no\nMaxConnections=32")
+        talk(there, plan, 8)
+        until(partial(idle, there))
+        run("systemctl", "stop", unit_of(there))
+        run("journalctl", "--sync")
+        ask = ["journalctl", "-q", "-o", "export", f"SPAWN_SERVICE={there.name}"]
+        sizes.append(len(subprocess.run(ask, check=True, capture_output=True).stdout))
+        said = json.loads(run("spawnctl", "stats", "--json", there.name).stdout)
+        numbers.append(said["all"])
+    one, other = numbers
+    promise(
+        f"{count} connections, {other['failed']} failed: {sizes[0]} bytes of entries with Log=all, "
+        f"{sizes[1]} with Log=summary"
+    )
+    assert one["connections"] == other["connections"] == count
+    assert one["results"] == other["results"]
+    for measure in ("bytes_in", "bytes_out"):
+        assert one[measure]["total"] == other[measure]["total"]
+        assert other[measure]["p50"] == pytest.approx(one[measure]["p50"], rel=0.05)
+    assert sizes[1] < sizes[0] / 100 + 1_100 * other["failed"]
 
 
 def groups_of(there: Installed) -> list[Path]:
