@@ -247,7 +247,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("flags", ["", "IPv4", "IPv6"])
+@pytest.mark.parametrize("flags", ["", "IPv4"])  # without a flag it is as with IPv6
 def test_xinetd_lets_in_the_same(tmp_path: Path, flags: str) -> None:
     extra = {"flags": flags} if flags else {}
     every = [*RULES]
