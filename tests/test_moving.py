@@ -27,6 +27,7 @@ from spawnhelper.moving.postfix import table as postfix_table
 from spawnhelper.moving.report import Report
 from spawnhelper.moving.source import Unreadable
 from spawnhelper.moving.traps import Row, Trap
+from spawnhelper.moving.xinetd import merge
 from spawnhelper.moving.xinetd import table as xinetd_table
 from spawnhelper.stages import admission
 
@@ -226,14 +227,16 @@ def test_the_lists_say_what_the_rules_say(every: list[Rules], asked: list[Networ
 
 WORDS = {
     "postfix": "a 127.0.0.1:9 [::1]:10 10031 unix inet - n y 0 1 x spawn smtpd user=nobody "
-    "user=root user=a:b argv=/bin/cat argv= -o -oa=b {b {a } a_time_limit=1 $x /x 'y \" \\ # \0",
+    "user=root user=a:b argv=/bin/cat argv= -o -oa=b {b {a } a_time_limit=1 $x /x \u00b2 'y \" "
+    "\\ # \0",
     "inetd": "7 finger 127.0.0.1:80 *:81 a,b:82 /run/s [::1]:83 tcpmux/x stream dgram tcp tcp6 "
-    "unix udp rpc/udp nowait wait nowait.5 nowait/1/2/3 nobody root nobody.games internal /bin/cat "
-    "cat /usr/sbin/tcpd tcpd \"a b' # #<off># 127.0.0.1: \0 \\",
+    "unix udp rpc/udp nowait wait nowait.5 nowait/1/2/3 nowait/\u00b2 nobody root "
+    "nobody.games internal /bin/cat cat /usr/sbin/tcpd tcpd \"a b' # #<off># 127.0.0.1: \0 \\",
     "xinetd": "service defaults include includedir x . .. { } = += -= disable yes no type UNLISTED "
     "INTERNAL port 7000 user nobody root server /bin/cat server_args wait socket_type stream "
     "dgram only_from no_access 10.0.0.0 ::/0 localhost a.b.{1,2} 10.0.0.0/33 1.2.3.{4,5} id flags "
-    "IPv6 instances UNLIMITED -1 env A=1 A bind banner umask 9 nice log_type # \0 \\ cps 1 2",
+    "IPv6 UNLIMITED -1 A=1 A 9 \u00b2 7K 1:00-2:00 FILE SYSLOG daemon 1 2 # \0 \\ "
+    + " ".join(merge.WORDS),
 }
 TEXTS = {
     source: st.lists(
@@ -246,9 +249,9 @@ TEXTS = {
 # What a service needs, so that many of them are converted.
 WHOLE = {
     "postfix": "{0} unix - n n - {1} spawn\n {2}\n user=nobody {3} argv=/bin/cat {4}\n",
-    "inetd": "{0} stream {1} nowait nobody /bin/cat {2} {3} {4}\n",
+    "inetd": "{0} stream {1} {2} nobody /bin/cat {3} {4}\n{0} stream tcp {2} {3} /bin/cat\n",
     "xinetd": "service s{0}\n{{\ntype = UNLISTED\nport = 7{1}\nsocket_type = stream\nwait = no\n"
-    "user = nobody\nserver = /bin/cat\n{2} = {3}\nonly_from = {4}\n}}\n",
+    "user = nobody\nserver = /bin/cat\n{2} = {3}\n{4} = {0}\nonly_from = {1}\n}}\n",
 }
 
 

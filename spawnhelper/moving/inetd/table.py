@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from spawnhelper.conf.values import DIGITS, consists_of
 from spawnhelper.moving.draft import Draft, service_name
 from spawnhelper.moving.inetd.job import InetdJob
 from spawnhelper.moving.inetd.listening import (
@@ -21,6 +22,7 @@ from spawnhelper.moving.traps import Row, Trap, note, nothing, refusal
 
 MOST_ARGUMENTS = 20  # MAXARGV of the BSDs and of openbsd-inetd
 MOST_COMMANDS = 1000  # of MaxCommands=
+MOST_DIGITS = 9  # of a number
 DAEMONS = "/usr/sbin"  # where tcpd(8) looks for a daemon without a path
 TCPD = "tcpd"
 WAIT = re.compile(r"(no)?wait(?:([./:])(.*))?", re.IGNORECASE)
@@ -133,7 +135,10 @@ def _wait(job: InetdJob, given: Given) -> None:
 def _limits(job: InetdJob, numbers: list[str], given: Given) -> None:
     """Commands at a time, starts a minute of an address, and connections of an address; 0 for no
     limit (FreeBSD's inetd(8))."""
-    commands, rate, connections = (int(each) if each.isdigit() else 0 for each in numbers)
+    commands, rate, connections = (
+        int(each) if consists_of(each, DIGITS) and len(each) <= MOST_DIGITS else 0
+        for each in numbers
+    )
     if 0 < commands <= MOST_COMMANDS:
         job.set("MaxCommands", str(commands), given)
         job.set("QueueLimit", "infinity", given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from spawnhelper.conf.values import CONNECTION_VARIABLES, FACILITIES
+from spawnhelper.conf.values import CONNECTION_VARIABLES, DIGITS, FACILITIES, consists_of
 from spawnhelper.moving.draft import Draft, quoted
 from spawnhelper.moving.job import EVERYWHERE, OPEN_FILES
 from spawnhelper.moving.machine import Machine
@@ -133,7 +133,7 @@ def _debugging(job: PostfixJob, given: Given) -> None:
 def _user(job: PostfixJob, given: Given) -> None:
     user, _, group = given.value.partition(":")
     for name in filter(None, (user, group)):
-        if name.isdigit():
+        if consists_of(name, DIGITS):
             job.say(NEVER_STARTED, given, why=f"{name} is a number, and it knows names only")
             return
     owner = job.parameter("mail_owner")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spawnhelper.conf.values import CONNECTION_VARIABLES, FACILITIES
+from spawnhelper.conf.values import CONNECTION_VARIABLES, DIGITS, FACILITIES, consists_of
 from spawnhelper.moving.draft import quoted
 from spawnhelper.moving.source import Given
 from spawnhelper.moving.traps import Trap, note, refusal
@@ -14,6 +14,7 @@ from spawnhelper.moving.xinetd.clients import (
 )
 from spawnhelper.moving.xinetd.job import DISABLED, XinetdJob
 
+NICE_MOST = 19
 # chroot(8), where it becomes an account.
 CHROOT = re.compile(r"\S*/chroot --userspec=(\S+) (/\S*) (.+)")
 CHROOTED = refusal(
@@ -49,7 +50,7 @@ def user(job: XinetdJob, given: Given) -> None:
         account, root, command = found.groups()
         job.say(CHROOTED, given, user=account, root=root, command=command)
     group = job.word("group")
-    if not group and given.value.isdigit():
+    if not group and consists_of(given.value, DIGITS):
         group = given.value  # xinetd has no other group for a number
     job.account(given.value, group, given)
 
@@ -86,9 +87,9 @@ def server(job: XinetdJob, given: Given) -> None:
 def nice(job: XinetdJob, given: Given) -> None:
     """Adds Nice=."""
     text = given.value
-    if text.removeprefix("-").isdigit() and len(text) < 6 and int(text) > 19:
+    if consists_of(text, DIGITS) and len(text) < 6 and int(text) > NICE_MOST:
         job.say(NICEST, given)
-        text = "19"
+        text = str(NICE_MOST)
     job.set("Nice", text, given)
 
 

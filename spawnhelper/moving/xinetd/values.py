@@ -11,7 +11,7 @@ LOCAL = "localhost"
 FACTORS = re.compile(r"((?:\d{1,3}\.){0,3})\{(\d{1,3}(?:,\d{1,3})*)\}")
 DOTTED = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 MASK = re.compile(r".*/\d{1,3}(?:\.\d{1,3}){1,3}")
-TIME = re.compile(r"(\d{1,2}):(\d{1,2})-(\d{1,2}):(\d{1,2})")
+TIME = re.compile(r"(\d{1,2}):(\d{1,2})-(\d{1,2}):(\d{1,2})", re.ASCII)
 LIMIT = re.compile(r"([0-9]{1,15})([kKmM]?)")
 
 
