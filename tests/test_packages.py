@@ -110,6 +110,7 @@ def test_from_the_installation_to_the_purge(machine: Pristine) -> None:
     assert answer(machine) == "x"
     machine.install(packages(BUILT))
     a_server_outlives_an_upgrade(machine)
+    machine.run("systemctl enable -q --now spawn-metrics.timer && spawnctl metrics")
     machine.run("apt-get -qy remove spawnhelper")
     no_unit(machine)
     machine.run("apt-get -qy purge spawnhelper python3-cysystemd")
