@@ -484,7 +484,7 @@ def test_the_header_decides_who_may_connect(service: Callable[..., Installed]) -
     there = service(f"{BELIEVE}ProxyProtocol=any\nDenyFrom=192.0.2.0/24\n{TELL}")
     assert there.talk(GOOD["v2"][0]) == b""
     record = there.record()
-    assert f"{there.file}:8: DenyFrom=192.0.2.0/24 has 192.0.2.1, client" in record["MESSAGE"]
+    assert f"{there.file}:8: 192.0.2.1 is in DenyFrom=192.0.2.0/24, client" in record["MESSAGE"]
     assert record["SPAWN_REMOTE_ADDR"] == "192.0.2.1"
     assert there.talk(GOOD["v2 over IPv6"][0]).startswith(b"TCP 2001:db8::1 ")
 

@@ -130,7 +130,7 @@ MECHANISMS = {
     ),
     "a fork that fails is a Refusal (command.py)": Mechanism(
         PACKAGE / "stages/command.py",
-        "        raise Refusal(RESOURCES, os.EX_OSERR, sentence) from None\n    if pid == 0:",
+        "        raise _no_process(error) from None\n    if pid == 0:",
         "        os._exit(os.EX_OSERR)\n    if pid == 0:",
         "under_load.py::test_something_runs_out[no process]",
     ),
@@ -153,10 +153,10 @@ MECHANISMS = {
         "",
         "soak.py::test_soak",
     ),
-    "what is shown of a file is escaped (values.py)": Mechanism(
-        PACKAGE / "conf/values.py",
-        "escape \\\\{shown(letter)};",
-        "escape \\\\{letter};",
+    "what is shown of a file is escaped (outcome.py)": Mechanism(
+        PACKAGE / "outcome.py",
+        "return text if text.isprintable() else repr(text)[1:-1]",
+        "return text",
         "../test_fuzz.py::test_kept_input[service_file]",
     ),
 }
