@@ -290,6 +290,17 @@ def test_a_command_cannot_limit_the_next(
         assert there.talk(b"-\n") == usual == b"0 -1 -1\n"
 
 
+def test_a_worker_has_the_limits_that_do_not_touch_it(standing: Callable[..., Installed]) -> None:
+    """What its commands inherit needs no fork; a small stack would be its own."""
+    keys = "LimitNOFILE=128:256\nLimitSTACK=512K\nArgv=/bin/sh -c 'ulimit -n; ulimit -s'\n"
+    there = standing(f"User=games\n{keys}")
+    assert there.talk() == b"128\n512\n"
+    for worker in children(main_pid(unit_of(there))):
+        limits = Path(f"/proc/{worker}/limits").read_text()
+        assert re.search(r"Max open files +128 +256 ", limits)
+        assert not re.search(rf"Max stack size +{512 << 10} ", limits)
+
+
 NO_GROUPS = "ReadOnlyPaths=/sys/fs/cgroup"
 # Detaches itself twice, and kills its worker.
 DETACHED = """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import resource
 import select
@@ -44,6 +45,21 @@ from spawnhelper.stages.wait import until_any
 # Postfix has the same (master(5), max_use): whatever adds up does so only so far.
 MOST_USES = 100
 NSEC_PER_USEC = 1_000
+# The least soft limits that do not touch a worker, whatever it does: it sets these once, and its
+# commands inherit them. Others each command gets for itself, which takes a fork.
+HARMLESS = {
+    "LimitCORE": 0,
+    "LimitFSIZE": 0,
+    "LimitLOCKS": 0,
+    "LimitMEMLOCK": 0,
+    "LimitMSGQUEUE": 0,
+    "LimitNICE": 0,
+    "LimitNOFILE": 64,
+    "LimitRTPRIO": 0,
+    "LimitRTTIME": 0,
+    "LimitSIGPENDING": 64,
+    "LimitSTACK": 1 << 20,
+}
 LIMITS = 16  # RLIM_NLIMITS of asm-generic/resource.h
 # What stages load when they need it. A worker has it from its server, for in its RootDirectory=
 # there may be nothing to load it from, and after an upgrade it would be that of another version.
@@ -60,7 +76,7 @@ class Worker:
         self.channel = channel
         self._uses = 0
         self._condition = _condition()
-        # What a limit or a stream of its own takes, posix_spawn(3) cannot.
+        # What such a limit or a stream of its own takes, posix_spawn(3) cannot.
         self._forks = bool(taken.limits) or plan.service.standard_error == "journal"
 
     def prepare(self, service: Service) -> None:
@@ -164,12 +180,24 @@ def _born(plan: Plan, channel: socket.socket, group: str | None) -> Worker | Non
             key, what = step
         _prctl.prctl(_prctl.PR_SET_DUMPABLE, 0)
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
-        return Worker(plan, command.Taken(limits, errors), channel)
+        key, what = "", "setting limits"
+        return Worker(plan, command.Taken(_set_harmless(limits), errors), channel)
     except (OSError, RuntimeError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         number = error.errno or 0 if isinstance(error, OSError) else 0
         channel.send(wire.complaint(f"{number} {key}={shown(what)}: {why}"))
         return None
+
+
+def _set_harmless(limits: command.Limits) -> command.Limits:
+    """Sets the limits that do not touch this process, and gives the others."""
+    others = {}
+    for key, (number, soft, hard) in limits.items():
+        if soft == resource.RLIM_INFINITY or soft >= HARMLESS.get(key, math.inf):
+            resource.setrlimit(number, (soft, hard))
+        else:
+            others[key] = number, soft, hard
+    return others
 
 
 def _work(worker: Worker, channel: socket.socket) -> None:
