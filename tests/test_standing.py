@@ -217,6 +217,20 @@ def test_who_waits_waits_on_in_order_over_a_reload(
     assert [each["SPAWN_RESULT"] for each in there.records(4)] == ["success"] * 4
 
 
+def test_a_record_names_a_limit_that_was_given_before_a_reload(
+    standing: Callable[..., Installed],
+) -> None:
+    there = standing("User=games\nTimeLimit=4s\nArgv=/bin/cat\n")
+    client = hold(there)
+    server = main_pid(unit_of(there))
+    run("systemctl", "reload", unit_of(there))
+    until(lambda: resumed(server))
+    assert read_all(client) == b""
+    record = there.record()
+    assert record["SPAWN_RESULT"] == "time-limit"
+    assert f": over TimeLimit=4s ({there.file}:" in record["MESSAGE"]
+
+
 def says(there: Installed, what: str) -> bool:
     return what in status_of(there)
 

@@ -16,15 +16,17 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from spawnhelper.conf.service import Service
+from spawnhelper.conf.syntax import Assignment
 from spawnhelper.doors import pool
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.doors.pool import Held, Worker
+from spawnhelper.record import LIMITS
 from spawnhelper.stages.identity import Identity
 from spawnhelper.stages.plan import Plan
 
 # To be counted up with each change of what is written here, or of what workers say (wire.py): the
 # workers of before go on to the end of their connections.
-FORMAT = 2
+FORMAT = 3
 TRY, RESUME = "--try", "--resume"
 INTERPRETER = ("-I", "-S", "-X", "utf8")
 TRIAL_TIME = 60 * pool.NSEC_PER_SEC
@@ -120,6 +122,11 @@ def of_held(held: Held) -> dict[str, Any]:
         "file": settings.file,
         "command": settings.argv[0],
         "settings": {name: getattr(settings, name) for name in SETTINGS},
+        "limits": [
+            (each.section, each.key, each.value, each.file, each.line)
+            for key in LIMITS.values()
+            for each in settings.given.get(key, [])[-1:]
+        ],
         "user": who.user,
         "remote": held.connection.remote,
         "source": held.source,
@@ -137,6 +144,9 @@ def held_of(found: dict[str, Any]) -> Held:
     settings.argv = [found["command"]]
     for name, value in found["settings"].items():
         setattr(settings, name, value)
+    for limit in found["limits"]:  # a record says where the one was given that is over
+        given = Assignment(*limit)
+        settings.given[given.key] = [given]
     connection = Connection(inherited(found["socket"]), settings.name)
     if found["remote"] is not None:
         host, port = found["remote"]
