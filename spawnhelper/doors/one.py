@@ -47,15 +47,13 @@ class One:
 
         self._place = turns.wait(settings, connection, self.signals)
 
-    def leave_early(self) -> None:
-        """Gives the turn to the next, if there was one."""
-        self.leave()
-
     def leave(self) -> None:
-        """The same."""
+        """Gives the turn to the next, if there was one."""
         if self._place is not None:
             self._place.leave()
             self._place = None
+
+    leave_early = leave
 
     def start(self, settings: Service, connection: Connection) -> Process:
         """Forks the command, which goes first. Raises Refusal."""
