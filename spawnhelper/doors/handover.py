@@ -33,6 +33,7 @@ TRIAL_TIME = 60 * pool.NSEC_PER_SEC
 # What a record says about a service, and what the server has to know of a connection that it has.
 SETTINGS = (
     "log",
+    "summary_interval",
     "syslog_identifier",
     "syslog_facility",
     "max_commands",
