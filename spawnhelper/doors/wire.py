@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from spawnhelper import outcome
@@ -34,12 +34,14 @@ ABSENT = -1
 # The result, the status, whether nothing is left of the command and whether the client may be
 # sending, the measures, the time waited, three ports.
 NUMBERS = struct.Struct(f"!{4 + len(MEASURES) + 1 + 3}q")
-LENGTH = struct.Struct("!H")
-# Three addresses and a sentence; then the file, the line and the sentence of each problem.
+# Three addresses and a sentence; then the file, the line and the sentence of each problem. Each of
+# them ends with a NUL.
 TEXTS, TEXTS_OF_PROBLEM, MOST_PROBLEMS = 4, 3, 4
+END = b"\0"
 LONGEST_TEXT = 4096
 MOST_TEXTS = TEXTS + MOST_PROBLEMS * TEXTS_OF_PROBLEM
-LONGEST = 2 + NUMBERS.size + MOST_TEXTS * (LENGTH.size + LONGEST_TEXT)
+LONGEST = 2 + NUMBERS.size + MOST_TEXTS * (LONGEST_TEXT + len(END))
+TRUNCATED = int(socket.MSG_CTRUNC)  # to compare numbers costs less than members of an enumeration
 LONGEST_TASK = 256  # an address, its interface and a port
 MOST_DIGITS = 9
 
@@ -73,7 +75,7 @@ def take_over(channel: socket.socket) -> Task | bytes:
     )
     if message in (TURN, NO_TURN):
         return message
-    if message[:1] != CONNECTION or flags & socket.MSG_CTRUNC or len(rights) != 1:
+    if message[:1] != CONNECTION or flags & TRUNCATED or len(rights) != 1:
         return b""
     (descriptor,) = struct.unpack("i", rights[0][2])
     family, _, remote = message[1:].decode().partition(" ")
@@ -113,7 +115,7 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
     """
     try:
         numbers = NUMBERS.unpack_from(message, 2)
-        texts = list(_texts(message[2 + NUMBERS.size :]))
+        texts = _texts(message[2 + NUMBERS.size :])
         result, status, childless, sending = numbers[:4]
         word = RESULTS[result]
     except (struct.error, IndexError) as error:
@@ -121,7 +123,7 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
     problems = _problems(texts[TEXTS:])
     if next_of(message) not in (STAYS, READY, SPENT):
         raise Garbled
-    if len(texts) < TEXTS or min(numbers) < ABSENT or result < 0 or status > 0xFFFF:
+    if min(numbers) < ABSENT or result < 0 or status > 0xFFFF:
         raise Garbled
     *measures, waited, remote, local, proxy = numbers[4:]
     connection.waited = None if waited == ABSENT else waited
@@ -157,7 +159,7 @@ def next_of(message: bytes) -> bytes:
 
 def _problems(texts: Sequence[str]) -> tuple[Problem, ...]:
     """Raises Garbled."""
-    if len(texts) > MOST_PROBLEMS * TEXTS_OF_PROBLEM or len(texts) % TEXTS_OF_PROBLEM:
+    if len(texts) % TEXTS_OF_PROBLEM:
         raise Garbled
     found = []
     for at in range(0, len(texts), TEXTS_OF_PROBLEM):
@@ -179,14 +181,12 @@ def complained(message: bytes) -> str:
 
 def _text(text: str) -> bytes:
     octets = text.encode(errors="surrogateescape")[:LONGEST_TEXT]
-    return LENGTH.pack(len(octets)) + octets
+    return octets.replace(END, b"?") + END
 
 
-def _texts(octets: bytes) -> Iterator[str]:
-    """Raises struct.error where they are cut short."""
-    while octets:
-        (length,) = LENGTH.unpack_from(octets)
-        text, octets = octets[LENGTH.size :][:length], octets[LENGTH.size + length :]
-        if len(text) < length:
-            raise struct.error
-        yield shown(text.decode(errors="surrogateescape"), LONGEST_TEXT)
+def _texts(octets: bytes) -> list[str]:
+    """Raises Garbled."""
+    *texts, rest = octets.decode(errors="surrogateescape").split("\0")
+    if rest or not TEXTS <= len(texts) <= MOST_TEXTS:
+        raise Garbled
+    return [shown(text, LONGEST_TEXT) if text else "" for text in texts]
