@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from _struct import Struct  # the C module behind struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,18 +15,8 @@ else:
     import _socket as socket
 
 NSEC_PER_MSEC = 1_000_000
-# struct tcp_info of include/uapi/linux/tcp.h (Linux 4.19 and later): which octets the fields are.
-TCP_INFO_SIZE = 232
-STATE = slice(0, 1)
-LAST_DATA_SENT = slice(44, 48)  # milliseconds ago
-LAST_DATA_RECV = slice(52, 56)
-LAST_ACK_RECV = slice(56, 60)
-BYTES_ACKED = slice(120, 128)
-BYTES_RECEIVED = slice(128, 136)
-SEGMENTS_IN = slice(140, 144)
-NOTSENT_BYTES = slice(144, 148)
-BYTES_SENT = slice(200, 208)
-BYTES_RETRANS = slice(208, 216)
+# The fields of Info in a struct tcp_info of include/uapi/linux/tcp.h, Linux 4.19 and later.
+TCP_INFO = Struct("=B43xI4xII60xQQ4xII52xQQ")
 # States of net/tcp_states.h.
 FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 4, 5, 6, 7, 8, 9, 11
 CONNECTED = (1, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING)
@@ -57,7 +47,7 @@ class Meter:
         came = out = None
         info = self._info()
         if info is not None:
-            came = info(BYTES_RECEIVED) - (info(STATE) in FIN_RECEIVED) - self._connection.read
+            came = info.bytes_received - (info.state in FIN_RECEIVED) - self._connection.read
             out = self._put_out(info) - self._connection.written
             came, out = max(0, came), max(0, out)
         if self._relay is not None:
@@ -74,21 +64,21 @@ class Meter:
         info = self._info()
         if info is None:
             return 0, True
-        acked = info(BYTES_ACKED)
-        return max(0, self._put_out(info) - acked), info(STATE) in SETTLED
+        acked = info.bytes_acked
+        return max(0, self._put_out(info) - acked), info.state in SETTLED
 
     def last_byte(self) -> int:
         """When the last byte passed, either way: CLOCK_MONOTONIC in nanoseconds, not before the
         command's start."""
         info = self._info()
         if info is not None:
-            age = info(LAST_DATA_RECV)
-            acked = info(BYTES_ACKED)
+            age = info.last_data_recv
+            acked = info.bytes_acked
             if acked != self._acked:
                 self._acked = acked
                 # A byte has passed once it is acknowledged. A client that is gone acknowledges
                 # nothing, whatever is sent again; and a full one just that it is.
-                age = min(age, max(info(LAST_DATA_SENT), info(LAST_ACK_RECV)))
+                age = min(age, max(info.last_data_sent, info.last_ack_recv))
             self._last = max(self._last, time.monotonic_ns() - age * NSEC_PER_MSEC)
         elif self._relay is not None:
             self._last = max(self._last, self._relay.last_byte())
@@ -100,35 +90,55 @@ class Meter:
             return None
         client = self._connection.socket
         try:
-            octets = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+            octets = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
         except OSError:
             return None
-        info = Info(octets) if len(octets) >= BYTES_RETRANS.stop else None
+        info = Info(octets) if len(octets) == TCP_INFO.size else None
         return info if info is not None and self._of_client(info) else None
 
     def _of_client(self, info: Info) -> bool:
-        if info(STATE) == CLOSE:  # of a disconnected socket the kernel counts anew (tcp_disconnect)
-            return info(SEGMENTS_IN) > 0
-        if info(STATE) not in CONNECTED:
+        if info.state == CLOSE:  # of a disconnected socket the kernel counts anew (tcp_disconnect)
+            return bool(info.segs_in)
+        if info.state not in CONNECTED:
             return False
         return self._connection.unmoved()
 
     def _put_out(self, info: Info) -> int:
         """How many bytes the kernel was given to send, whether or not it has."""
-        unsent = info(NOTSENT_BYTES)
-        if unsent and (info(STATE) in FIN_WAITS or self._connection.ended):
+        unsent: int = info.notsent_bytes
+        if unsent and (info.state in FIN_WAITS or self._connection.ended):
             unsent -= 1
-        return info(BYTES_SENT) - info(BYTES_RETRANS) + unsent
+        sent: int = info.bytes_sent - info.bytes_retrans
+        return sent + unsent
 
 
 class Info:
-    """One struct tcp_info, to be called with the place of a field."""
+    """Of one struct tcp_info, under its names without tcpi_: the state; milliseconds since the last
+    data sent, the last data and the last acknowledgement received; bytes and segments."""
 
-    __slots__ = ("_octets",)
+    __slots__ = (
+        "bytes_acked",
+        "bytes_received",
+        "bytes_retrans",
+        "bytes_sent",
+        "last_ack_recv",
+        "last_data_recv",
+        "last_data_sent",
+        "notsent_bytes",
+        "segs_in",
+        "state",
+    )
 
     def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-
-    def __call__(self, octets: slice) -> int:
-        """The field at that place."""
-        return int.from_bytes(self._octets[octets], sys.byteorder)
+        (
+            self.state,
+            self.last_data_sent,
+            self.last_data_recv,
+            self.last_ack_recv,
+            self.bytes_acked,
+            self.bytes_received,
+            self.segs_in,
+            self.notsent_bytes,
+            self.bytes_sent,
+            self.bytes_retrans,
+        ) = TCP_INFO.unpack(octets)
