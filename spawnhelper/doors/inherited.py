@@ -209,6 +209,11 @@ def take(environment: Mapping[bytes, bytes], unit: str) -> Connection:
     return found
 
 
+def adopted(descriptor: int, family: int) -> socket.socket:
+    """The socket of a connection that another process, or the kernel, has given."""
+    return socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
+
+
 def _not_ours(what: str) -> Refusal:
     sentence = f"{what}; start the socket instead: systemctl enable --now spawn@NAME.socket"
     return Refusal(RESOURCES, os.EX_USAGE, sentence)

@@ -33,7 +33,7 @@ from spawnhelper.conf.service import Service
 from spawnhelper.conf.watch import Watch
 from spawnhelper.doors import handover, pool
 from spawnhelper.doors.crew import SOON, Clock, Crew
-from spawnhelper.doors.inherited import Connection, address
+from spawnhelper.doors.inherited import Connection, address, adopted
 from spawnhelper.doors.notices import Notices
 from spawnhelper.doors.pool import NEVER, NSEC_PER_SEC, Held, Nursery
 from spawnhelper.doors.registrar import Registrar
@@ -157,16 +157,19 @@ class Server:
         elif descriptor in self.crew.lobby:
             self.crew.lobby.let_go(descriptor)
 
-    def _open(self) -> bool:
-        """Whether one more connection is accepted now: then there is a worker for it, or will be,
-        or it is refused."""
+    def _room(self) -> int:
+        """How many more connections are accepted now: as many as there are workers for, and one
+        that will have one; any, where all are refused."""
         if self.crew.stopping is not None or self.crew.next or self._deaf:
-            return False
-        return self.plan is None or self.crew.held < self.plan.service.max_connections
+            return 0
+        if self.plan is None:
+            return MOST_ACCEPTED
+        left = self.plan.service.max_connections - self.crew.held
+        return min(left, len(self.crew.idle) + 1)
 
     def _listen(self) -> None:
         """Hears of new connections only while they are accepted."""
-        on = self._open()
+        on = self._room() > 0
         if on == self._accepting:
             return
         self._accepting = on
@@ -179,15 +182,20 @@ class Server:
     # Connections.
 
     def _accept(self) -> None:
-        """Takes in who is in a backlog."""
-        for _ in range(MOST_ACCEPTED):
-            if not (self._asked and self._open()):
-                return
-            connection = self._accepted()
-            if connection is None:
-                self._asked = False
-                return
-            self._admit(connection)
+        """Takes in who is in a backlog, the first one without a look at who else is."""
+        for most in (1, MOST_ACCEPTED):
+            taken: list[Connection] = []
+            for _ in range(min(most, self._room())):
+                connection = self._accepted() if self._asked else None
+                if connection is None:
+                    self._asked = False
+                    break
+                taken.append(connection)
+            # Whoever has changed the files before they connected is served as they are now.
+            if taken and self.watch.changed():
+                self._load()
+            for connection in taken:
+                self._admit(connection)
 
     def _accepted(self) -> Connection | None:
         """The next connection of any listener, None where there is none."""
@@ -204,7 +212,7 @@ class Server:
                     return None
                 continue
             self._deaf_until = 0
-            client = socket.socket(listener.family, socket.SOCK_STREAM, 0, accepted)
+            client = adopted(accepted, listener.family)
             if (size := self.send_buffers[listener.fileno()]) is not None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
             connection = Connection(client, self.name)
@@ -223,9 +231,7 @@ class Server:
         self.clock.look_by(self._deaf_until)
 
     def _admit(self, connection: Connection) -> None:
-        """Has a connection served as the files are now, or refuses it."""
-        if self.watch.changed():
-            self._load()
+        """Has a connection served, or refuses it."""
         client = connection.socket
         if not connection.connected or connection.only_counted:
             client.close()

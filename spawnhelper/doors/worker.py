@@ -24,7 +24,7 @@ import _prctl
 
 from spawnhelper.conf.service import Service
 from spawnhelper.doors import turns, wire
-from spawnhelper.doors.inherited import Connection
+from spawnhelper.doors.inherited import Connection, adopted
 from spawnhelper.outcome import RESOURCES, Refusal, shown
 from spawnhelper.signals import Signals
 from spawnhelper.stages import (
@@ -113,8 +113,8 @@ class Worker:
     def serve(self, task: wire.Task) -> None:
         """Serves one connection, and reports what became of it, and what this worker does next."""
         self._uses += 1
-        client = socket.socket(task.family, socket.SOCK_STREAM, 0, task.descriptor)
-        with client:
+        client = adopted(task.descriptor, task.family)
+        try:
             connection = Connection(client, self.plan.service.name)
             connection.remote = connection.remote or task.remote
             ended: Ended | Refusal
@@ -131,6 +131,8 @@ class Worker:
             if stays:
                 self.channel.send(wire.report(connection, ended, wire.STAYS))
             serve.see_off(connection, ended, self.signals)
+        finally:
+            client.close()
         then = wire.READY if self._is_as_before(ended) else wire.SPENT
         self.channel.send(then if stays else wire.report(connection, ended, then))
 
@@ -209,6 +211,7 @@ def _work(worker: Worker, channel: socket.socket) -> None:
 
 def _task(worker: Worker, channel: socket.socket) -> wire.Task | None:
     """The next connection; None where there will be none, or a stop has come."""
+    worker.signals.hear()  # of the last command's end, most likely: it is not to wake this again
     with contextlib.suppress(Refusal):
         while until_any([(channel.fileno(), select.POLLIN)], None, "work", worker.signals):
             said = wire.take_over(channel)
@@ -222,6 +225,6 @@ def _task(worker: Worker, channel: socket.socket) -> wire.Task | None:
 
 def _condition() -> tuple[object, ...]:
     """What a command of the same user can change about this process, and the next would inherit."""
-    limits = (resource.getrlimit(number) for number in range(LIMITS))
+    limits = map(resource.getrlimit, range(LIMITS))
     policy = os.sched_getscheduler(0), os.sched_getparam(0), os.sched_getaffinity(0)
     return (*limits, os.getpriority(os.PRIO_PROCESS, 0), *policy)
