@@ -1,7 +1,8 @@
 """What spawn@.service starts: python3 -I -S -X utf8 .../spawnhelper/__main__.py UNIT
 
--S saves the millisecond that site costs and with it leaves out the folder that this package,
-prctl and systemd-python are in; it is the one that holds this file's folder.
+-S saves the millisecond that site costs and with it leaves out the folders of this package, prctl
+and systemd-python. The first is the one that holds this file's folder, and nothing else is in it;
+it goes first, for most of what is loaded is there.
 """
 
 import gc
@@ -11,7 +12,11 @@ from posix import _exit
 # A connection makes no garbage that a search would find, and the searches cost half a millisecond,
 # a third of it while modules are loaded.
 gc.disable()
-sys.path.append(__file__.rpartition("/spawnhelper/")[0])
+sys.path.insert(0, __file__.rpartition("/spawnhelper/")[0])
+
+from spawnhelper import LIBRARIES  # noqa: E402
+
+sys.path += LIBRARIES
 
 from spawnhelper.doors.one import main  # noqa: E402
 

@@ -367,7 +367,7 @@ def the_real_package() -> None:
     if BOOTED:
         import spawnhelper
 
-        assert spawnhelper.__file__.startswith("/usr/lib/python3/dist-packages/")
+        assert spawnhelper.__file__ == f"{doors.PACKAGE}/__init__.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,12 +21,12 @@ from machine import CACHE, TREE, base_root, discard, fetched, nspawn, overlay
 
 CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 # In the tree, but made from it.
-NOT_SOURCES = ("build", "dist", "__pycache__", "spawn.conf.5", "spawn.conf-migration.7")
+NOT_SOURCES = ("build", "dist", "__pycache__")
 
 
 def source_digest() -> str:
     """What tells one state of the packages from another."""
-    tops = ("spawnhelper", "units", "man", "examples", "packaging")
+    tops = ("spawnhelper", "units", "man", "examples", "bin", "packaging")
     digest = hashlib.sha256()
     for path in source_files():
         name = path.relative_to(TREE)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-PACKAGE = "/usr/lib/python3/dist-packages/spawnhelper"
+PACKAGE = "/usr/lib/spawnhelper/spawnhelper"
 TURNS = "/run/spawn/turns"  # where helpers of Accept=yes keep them
 PIDFD_GETFD = 438  # of the unified table of system calls
 FIRST_OTHER = 3  # descriptor that is no standard stream

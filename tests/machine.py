@@ -115,6 +115,7 @@ ENVIRONMENT = {
     "HOME": "/root",
     "DEBIAN_FRONTEND": "noninteractive",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": "/usr/lib/spawnhelper",  # for the tests; what is installed does not need it
 }
 SLACK = "SPAWNHELPER_SLACK"  # how patient the tests are: see conftest.py
 if SLACK in os.environ:

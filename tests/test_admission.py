@@ -129,7 +129,7 @@ def test_hundreds_of_prefixes_in_a_file(service: Callable[..., Installed]) -> No
     there = service(HERE + many)
     assert there.talk() == b"here\n"
     code = (
-        "import sys, time; sys.path.append('/usr/lib/python3/dist-packages')\n"
+        "import sys, time; sys.path.append('/usr/lib/spawnhelper')\n"
         "from spawnhelper.conf import service\n"
         "def once():\n"
         "    begun = time.process_time(); service.load(sys.argv[1])\n"

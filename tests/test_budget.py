@@ -70,7 +70,7 @@ __file__ = {main!r}
 exec(compile(open(__file__).read(), __file__, "exec"))
 """
 INTERPRETER = ("/usr/bin/python3", "-I", "-S", "-X", "utf8")
-MAIN = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
+MAIN = "/usr/lib/spawnhelper/spawnhelper/__main__.py"
 
 
 def test_imports_before_the_fork(

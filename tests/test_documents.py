@@ -150,16 +150,16 @@ def test_with_pip(machine: Pristine) -> None:
     machine.run("systemctl daemon-reload; systemctl start spawn@hello.socket")
     greeting = machine.run("socat -u TCP:127.0.0.1:10023 -").stdout
     assert greeting.startswith("Hello, 127.0.0.1. This is nobody")
-    log = f"{RECORDED}; /opt/spawnhelper/bin/spawnctl log --json"
+    log = f"{RECORDED}; /usr/local/bin/spawnctl log --json"
     assert json.loads(machine.run(log).stdout)["SPAWN_RESULT"] == "success"
     machine.run("systemctl stop spawn@hello.socket")
-    foreground = "/opt/spawnhelper/bin/spawnctl run /etc/spawn/hello.conf >/dev/null 2>&1 &"
+    foreground = "/usr/local/bin/spawnctl run /etc/spawn/hello.conf >/dev/null 2>&1 &"
     patient = f"TCP:127.0.0.1:10023,retry={PATIENCE * 10:.0f},interval=0.1"
     asked = machine.run(f"{foreground} socat -u {patient} -; kill $!")
     assert asked.stdout == greeting
     machine.run(
-        "rm -r /opt/spawnhelper /etc/spawn /etc/systemd/system/spawn* "
-        "/etc/systemd/system-generators; systemctl daemon-reload"
+        "rm -r /opt/spawnhelper /etc/spawn /usr/local/bin/spawnctl /usr/local/lib/spawnhelper "
+        "/usr/local/lib/systemd /usr/local/lib/tmpfiles.d; systemctl daemon-reload"
     )
 
 

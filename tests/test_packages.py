@@ -23,7 +23,7 @@ from spawnhelper.ctl import VERBS
 
 pytestmark = in_machine
 
-MODULES = "usr/lib/python3/dist-packages/spawnhelper"
+MODULES = "usr/lib/spawnhelper/spawnhelper"
 PORT = 10023
 SERVICE = f"""\
 [Socket]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,14 @@ LONGEST = 180  # lines: who chooses reads no more
 
 def test_it_is_short() -> None:
     assert len(README.read_text().splitlines()) < LONGEST
+
+
+def test_the_libraries_are_those_of_the_metadata() -> None:
+    metadata = configparser.ConfigParser()
+    metadata.read(README.parent / "setup.cfg")
+    needed = metadata["options"]["install_requires"].strip().splitlines()
+    (named,) = re.findall(r"pip install (.*)", README.read_text())
+    assert named.split() == [each.split()[0] for each in needed]
 
 
 def test_every_variable_is_named() -> None:

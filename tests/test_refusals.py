@@ -701,7 +701,7 @@ def test_two_services_on_one_address(service: Callable[..., Installed]) -> None:
 )
 def test_the_helper_wants_one_connected_stream(kind: str, what: str) -> None:
     """Started by hand, with something else than systemd would hand over."""
-    helper = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
+    helper = "/usr/lib/spawnhelper/spawnhelper/__main__.py"
     given: dict[str, Any] = {
         "listening": lambda: socket.create_server(("127.0.0.1", 0)),
         "datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),

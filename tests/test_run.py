@@ -283,7 +283,7 @@ def test_standard_streams_may_be_closed(folder: Path) -> None:
     every = " ".join(f"/proc/self/fd/{number}" for number in range(16))
     file.write_text(f"[Socket]\nListenStream=1\n[Spawn]\nUser=nobody\nArgv=readlink {every}\n")
     file.chmod(0o644)
-    helper = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
+    helper = "/usr/lib/spawnhelper/spawnhelper/__main__.py"
     start = "exec /usr/bin/python3 -I -S -X utf8 $0 --file $1 3<&$FD <&- >&- 2>&-"
     client, handed = socket.socketpair()
     with client, handed:

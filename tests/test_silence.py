@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import doors
 import pytest
 from conftest import (
     SLACK,
@@ -92,7 +93,7 @@ def test_missing_library_for_the_journal(service: Callable[..., Installed]) -> N
 def test_traceback(service: Callable[..., Installed], module: str) -> None:
     there = service(ANSWER)
     cursor = run("journalctl", "-q", "-n0", "--show-cursor").stdout.strip().partition(": ")[2]
-    with broken(PACKAGES / f"spawnhelper/{module}.py"):
+    with broken(Path(doors.PACKAGE, f"{module}.py")):
         assert there.talk() in (b"", b"answer\n")
 
     def lines() -> list[str]:
@@ -105,7 +106,7 @@ def test_traceback(service: Callable[..., Installed], module: str) -> None:
 
 def test_fault_in_the_helper_is_recorded(service: Callable[..., Installed]) -> None:
     there = service(ANSWER)
-    with broken(PACKAGES / "spawnhelper/stages/traffic.py"):
+    with broken(Path(doors.PACKAGE, "stages/traffic.py")):
         assert there.talk() in (b"", b"answer\n")
         record = there.record()
     assert record["SPAWN_RESULT"] == "resources"

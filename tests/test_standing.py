@@ -163,7 +163,7 @@ def test_reloads_at_once_and_a_stop(standing: Callable[..., Installed]) -> None:
     assert there.talk(b"again") == b"again"
 
 
-SERVER = Path("/usr/lib/python3/dist-packages/spawnhelper/doors/server.py")
+SERVER = Path("/usr/lib/spawnhelper/spawnhelper/doors/server.py")
 
 
 def test_a_broken_program_is_not_executed(standing: Callable[..., Installed]) -> None:

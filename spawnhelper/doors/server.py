@@ -21,8 +21,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-if __name__ == "__main__":
-    sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
+if __name__ == "__main__":  # as in __main__.py
+    sys.path.insert(0, __file__.rpartition("/spawnhelper/")[0])
+    from spawnhelper import LIBRARIES
+
+    sys.path += LIBRARIES
 
 import _prctl
 from systemd import daemon

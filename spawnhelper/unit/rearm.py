@@ -9,8 +9,11 @@ from __future__ import annotations
 import sys
 import time
 
-if __name__ == "__main__":
-    sys.path.append(__file__.rpartition("/spawnhelper/")[0])  # as in __main__.py
+if __name__ == "__main__":  # as in __main__.py
+    sys.path.insert(0, __file__.rpartition("/spawnhelper/")[0])
+    from spawnhelper import LIBRARIES
+
+    sys.path += LIBRARIES
 
 from spawnhelper.conf import files
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured

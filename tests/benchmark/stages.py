@@ -31,7 +31,9 @@ def watch(module, name, said):
         return result
     setattr(module, name, watched)
 note("")
-sys.path.append("/usr/lib/python3/dist-packages")
+sys.path.insert(0, "/usr/lib/spawnhelper")
+from spawnhelper import LIBRARIES
+sys.path += LIBRARIES
 from spawnhelper.doors import one
 note("loading the path's modules")
 from spawnhelper.conf import service

@@ -17,7 +17,7 @@ from conftest import in_machine, run, systemd_version
 pytestmark = in_machine
 
 HERE = Path(__file__).parent
-PACKAGE = Path("/usr/lib/python3/dist-packages/spawnhelper")
+PACKAGE = Path("/usr/lib/spawnhelper/spawnhelper")
 UNITS = Path("/usr/lib/systemd/system")
 SMALL = ("--soak=300", "--rounds=30")
 

@@ -62,7 +62,7 @@ def look(frame, event, argument):
     if event == "call" and code.co_name == {name!r} and code.co_filename.endswith({file!r}):
         posix.kill(posix.getpid(), 9)
 sys.argv[1:] = sys.argv[1:2]
-__file__ = "/usr/lib/python3/dist-packages/spawnhelper/__main__.py"
+__file__ = "/usr/lib/spawnhelper/spawnhelper/__main__.py"
 program = compile(open(__file__).read(), __file__, "exec")
 sys.setprofile(look)
 exec(program)

@@ -36,7 +36,7 @@ from killed import DEADLY, STAGES
 pytestmark = in_machine
 __all__ = ["descriptors"]  # a fixture, for all tests
 
-SERVER = "/usr/lib/python3/dist-packages/spawnhelper/doors/server.py"
+SERVER = "/usr/lib/spawnhelper/spawnhelper/doors/server.py"
 # What one connection comes to, by the first line that it sends; the rest is what is in the way.
 SCRIPT = """\
 read -r word

@@ -15,6 +15,7 @@ pytestmark = in_machine
 
 HERE = Path(__file__).parent
 LIBRARY = "/srv/atheris"  # see suites.py
+MODULES = "/usr/lib/spawnhelper"
 GROWN = Path("/srv/corpus")
 TARGETS = {
     "service_file": "service files",
@@ -28,7 +29,7 @@ CLOSES = ("handed_over",)  # libFuzzer's own files, too, so that it cannot look 
 def drive(target: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [HERE / "drive.py", *options],
-        env={"PYTHONPATH": LIBRARY, "TARGET": target},
+        env={"PYTHONPATH": f"{LIBRARY}:{MODULES}", "TARGET": target},
         capture_output=True,
         text=True,
         errors="replace",
