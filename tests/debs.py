@@ -19,6 +19,10 @@ from pathlib import Path
 
 from machine import CACHE, TREE, base_root, discard, fetched, nspawn, overlay
 
+PACKAGING = {
+    "cysystemd": TREE / "packaging/cysystemd/debian",
+    "spawnhelper": TREE / "packaging/debian",
+}
 CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 # In the tree, but made from it.
 NOT_SOURCES = ("build", "dist", "__pycache__")
@@ -50,38 +54,14 @@ def source_files() -> list[Path]:
 
 
 def build(release: str, output: Path, cache: Path = CACHE) -> None:
-    """Builds the release's Debian packages and their source package, in a clean root, into a
+    """Builds the release's Debian packages and their source packages, in a clean root, into a
     folder; call isolate() first. The same sources give the same bytes."""
-    changelog = (TREE / "packaging/debian/changelog").read_text().splitlines()
-    version = changelog[0].partition("(")[2].partition("-")[0]
-    dated = next(line for line in changelog if line.startswith(" -- ")).partition("  ")[2]
-    folder = f"spawnhelper-{version}"
     root = overlay(base_root(release, "build", cache))
     try:
         place = root / "build"
         place.mkdir()
-        upstream = place / f"spawnhelper_{version}.orig.tar.gz"
-        pack_sources(upstream, folder, int(email.utils.parsedate_to_datetime(dated).timestamp()))
-        other = place / f"spawnhelper_{version}.orig-cysystemd.tar.gz"
-        shutil.copyfile(cysystemd(cache), other)
-        unpack = ["tar", "-x", "--no-same-owner", f"--directory={place}"]
-        subprocess.run([*unpack, f"--file={upstream}"], check=True)
-        (place / folder / "cysystemd").mkdir()
-        unpack[-1] += f"/{folder}/cysystemd"
-        subprocess.run([*unpack, "--strip-components=1", f"--file={other}"], check=True)
-        shutil.copytree(TREE / "packaging/debian", place / folder / "debian")
-        # A .buildinfo has the time of the build, and .changes would have its checksum.
-        hook = "--hook-changes=sed -i /[.]buildinfo/d debian/files"
-        build = f"cd /build/{folder} && exec dpkg-buildpackage --no-sign '{hook}'"
-        done = subprocess.run(
-            nspawn(root, "--as-pid2", "--setenv=DEB_BUILD_OPTIONS=noautodbgsym", "sh", "-c", build),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"the package does not build:\n{done.stdout}{done.stderr}")
+        for name, packaging in PACKAGING.items():
+            _build(root, name, packaging, cache)
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
         for made in place.iterdir():
@@ -89,6 +69,35 @@ def build(release: str, output: Path, cache: Path = CACHE) -> None:
                 shutil.copyfile(made, output / made.name)
     finally:
         discard(root)
+
+
+def _build(root: Path, name: str, packaging: Path, cache: Path) -> None:
+    """Builds a source package and what it makes, in the root's folder /build."""
+    changelog = (packaging / "changelog").read_text().splitlines()
+    version = changelog[0].partition("(")[2].partition("-")[0]
+    dated = next(line for line in changelog if line.startswith(" -- ")).partition("  ")[2]
+    folder = f"{name}-{version}"
+    place = root / "build"
+    upstream = place / f"{name}_{version}.orig.tar.gz"
+    if name == "cysystemd":
+        shutil.copyfile(cysystemd(cache), upstream)
+    else:
+        pack_sources(upstream, folder, int(email.utils.parsedate_to_datetime(dated).timestamp()))
+    unpack = ["tar", "-x", "--no-same-owner", f"--directory={place}", f"--file={upstream}"]
+    subprocess.run(unpack, check=True)
+    shutil.copytree(packaging, place / folder / "debian")
+    # A .buildinfo has the time of the build, and .changes would have its checksum.
+    hook = "--hook-changes=sed -i /[.]buildinfo/d debian/files"
+    build = f"cd /build/{folder} && exec dpkg-buildpackage --no-sign '{hook}'"
+    done = subprocess.run(
+        nspawn(root, "--as-pid2", "--setenv=DEB_BUILD_OPTIONS=noautodbgsym", "sh", "-c", build),
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{name} does not build:\n{done.stdout}{done.stderr}")
 
 
 def pack_sources(target: Path, folder: str, date: int) -> None:
@@ -100,7 +109,7 @@ def pack_sources(target: Path, folder: str, date: int) -> None:
     ):
         for path in source_files():
             name = path.relative_to(TREE)
-            if name.parts[:2] == ("packaging", "debian"):
+            if TREE / "packaging/debian" in path.parents:
                 continue
             entry = archive.gettarinfo(path, f"{folder}/{name}")
             entry.uid = entry.gid = 0

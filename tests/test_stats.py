@@ -232,6 +232,17 @@ def test_what_is_apart_from_connections(tmp_path: Path) -> None:
     assert f"made on {socket.gethostname()} by spawnctl" in page.read_text()
 
 
+@pytest.mark.parametrize("library", ["jinja2", "pygal"])
+def test_a_page_without_its_library(week: Path, library: str, tmp_path: Path) -> None:
+    place = f"/usr/lib/python3/dist-packages/{library}"
+    hide = f"mount -t tmpfs none {place}; echo 'raise ImportError' >{place}/__init__.py; "
+    stats = f"exec spawnctl stats -D{week} --html={tmp_path / 'page.html'}"
+    done = run("unshare", "--mount", "sh", "-c", hide + stats, check=False)
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert done.stderr.startswith("spawnctl: a page needs a library: ")
+    assert done.stderr.endswith("; install python3-jinja2 and python3-pygal\n")
+
+
 def test_a_table_of_many_groups(week: Path) -> None:
     shown = run("spawnctl", "stats", "--by", "hour", f"-D{week}").stdout
     assert "... and 119 more; --json has all of them" in shown

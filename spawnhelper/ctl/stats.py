@@ -70,8 +70,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_object(tally, options.by, apart, records.unread()), indent=2))
     elif options.html is not None:
-        from spawnhelper.ctl import page
-
+        try:
+            from spawnhelper.ctl import page
+        except ImportError as error:
+            sentence = f"a page needs a library: {error}; install python3-jinja2 and python3-pygal"
+            raise Complaint(os.EX_UNAVAILABLE, sentence) from None
         text = page.render(tally, options.by, names, apart.sentences(), records.unread())
         _write(options.html, text)
     else:
