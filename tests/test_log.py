@@ -708,3 +708,15 @@ def test_follow_without_a_watch_left(service: Callable[..., Installed]) -> None:
         "spawnctl: new entries cannot be watched for: Too many open files; close other watchers, "
         "or raise fs.inotify.max_user_instances (inotify(7))\n"
     )
+
+
+def test_several_files_are_all_read_and_what_two_have_comes_once(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b", "c", "d")):
+        made = [journals.record(at * MINUTE + number, service=name) for at in range(3)]
+        journals.write(tmp_path / f"{name}.journal", made)
+    shutil.copy(tmp_path / "a.journal", tmp_path / "e.journal")
+    files = f"--file={tmp_path}/*.journal"
+    shown = [json.loads(line) for line in log("--json", files).stdout.splitlines()]
+    assert [each["SPAWN_SERVICE"] for each in shown] == ["a", "b", "c", "d"] * 3
+    counted = json.loads(run("spawnctl", "stats", "--json", files).stdout)
+    assert counted["all"]["connections"] == 12

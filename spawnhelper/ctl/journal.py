@@ -117,8 +117,8 @@ class Extent(NamedTuple):
 class Journal:
     """The entries of this machine's journal, or of the files and folders that are named.
 
-    One reader, or with --merge one for each folder that has journals. Raises Complaint where there
-    is nothing to be read at all.
+    One reader, or with --merge one for each folder that has journals, and with --file one for each
+    file. Raises Complaint where there is nothing to be read at all.
     """
 
     def __init__(self, options: argparse.Namespace | None = None) -> None:
@@ -225,8 +225,8 @@ class Journal:
         there is only unread(). progress: is told now and then how much of the whole is done.
 
         One file after the other, for libsystemd asks every open file at each step, and keeps what
-        it has read of each in memory. Files that overlap, as copies do, are read together; it
-        leaves out what they have twice.
+        it has read of each in memory. Files that overlap, as copies do, are read together, and what
+        they have twice comes once.
         """
         self._readers.clear()
         files, self._expected = self._expected, {}
@@ -256,8 +256,7 @@ class Journal:
     def _extent(self, key: Identity, path: str) -> Extent | None:
         """What a file covers; None for one that is empty or not readable, which is noted."""
         try:
-            reader = JournalReader()
-            reader.open_files(self._path(key, path))
+            reader = _of_file(self._path(key, path))
             reader.seek_head()
             first = reader.next()
             reader.seek_realtime_usec(LAST)
@@ -278,17 +277,17 @@ class Journal:
         """The entries of files, which are opened anew once in a while for the sake of memory."""
         cursor = None
         while True:
-            reader = JournalReader()
-            reader.open_files(*(self._path(each.key, each.path) for each in run))
-            reader.add_filter(_rule(self._terms))
-            if cursor is not None:
-                reader.seek_cursor(cursor)
-            elif since is not None:
-                reader.seek_realtime_usec(since)
-            else:
-                reader.seek_head()
+            readers = [_of_file(self._path(each.key, each.path)) for each in run]
+            for reader in readers:
+                reader.add_filter(_rule(self._terms))
+                if cursor is not None:
+                    reader.seek_cursor(cursor)
+                elif since is not None:
+                    reader.seek_realtime_usec(since)
+                else:
+                    reader.seek_head()
             count = 0
-            for entry in self._steps(reader, JournalReader.next):
+            for entry in self._merged(JournalReader.next, readers):
                 if entry.cursor == cursor:
                     continue
                 if until is not None and entry.get_realtime_usec() > until:
@@ -365,10 +364,7 @@ class Journal:
                 self._expected[_identity(os.stat(file))] = file
             else:
                 self._unread.append(fault)
-        if good:
-            reader = JournalReader()
-            reader.open_files(*good)
-            self._readers.append(reader)
+        self._readers += map(_of_file, good)
 
     def _expect(self, *folders: str) -> None:
         """Notes which files there are, before libsystemd opens them."""
@@ -388,13 +384,20 @@ class Journal:
             return printable(str(options.directory))
         return f"{PERSISTENT} or {VOLATILE}"
 
-    def _merged(self, step: Step) -> Iterable[JournalEntry]:
-        """The readers' entries, by their time."""
-        runs = [self._steps(reader, step) for reader in self._readers]
+    def _merged(
+        self, step: Step, readers: Sequence[JournalReader] | None = None
+    ) -> Iterator[JournalEntry]:
+        """The entries of these readers, or of all, by their time, each once."""
+        runs = [self._steps(each, step) for each in (self._readers if readers is None else readers)]
         if len(runs) == 1:
-            return runs[0]
+            yield from runs[0]
+            return
         newest_first = step is JournalReader.previous
-        return heapq.merge(*runs, key=JournalEntry.get_realtime_usec, reverse=newest_first)
+        before = None
+        for entry in heapq.merge(*runs, key=_place, reverse=newest_first):
+            if entry.cursor != before:
+                yield entry
+            before = entry.cursor
 
     def _steps(self, reader: JournalReader, step: Step) -> Iterator[JournalEntry]:
         failures = 0
@@ -437,6 +440,19 @@ class Journal:
         if reader.previous() is None:
             reader.seek_head()
         return found
+
+
+def _of_file(path: str) -> JournalReader:
+    """A reader of one file. cysystemd cannot be given more: it frees the names before it hands them
+    on."""
+    reader = JournalReader()
+    reader.open_files(path)
+    return reader
+
+
+def _place(entry: JournalEntry) -> tuple[int, int]:
+    """By what entries are ordered: two of one time by their numbers."""
+    return entry.get_realtime_usec(), _serial(entry)[1]
 
 
 def _rule(terms: Sequence[tuple[str, Iterable[str]]]) -> Rule:
@@ -513,7 +529,7 @@ def _trial(path: str) -> Unread | None:
     """What keeps a file from being opened; None for nothing."""
     try:
         os.close(os.open(path, os.O_RDONLY))
-        JournalReader().open_files(path)
+        _of_file(path)
     except (OSError, SystemError) as error:
         return _unread(path, error)
     return None
