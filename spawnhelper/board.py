@@ -15,7 +15,8 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-FOLDER = "/run/spawn/servers"  # one below it for each; RuntimeDirectory= of spawn-server@.service
+from spawnhelper import manager
+
 LINE = 128  # octets, of which the sum and the line end take ten
 NSEC_PER_USEC = 1_000
 # What a worker does. A place without one is gone; it has its count of connections still.
@@ -136,8 +137,8 @@ class Board:
 
 
 def file_of(name: str) -> str:
-    """The board of a service's server."""
-    return f"{FOLDER}/{name}/board"
+    """The board of a service's server, in the RuntimeDirectory= of spawn-server@.service."""
+    return f"{manager.now.runtime}/servers/{name}/board"
 
 
 def read(name: str) -> Seen | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spawnhelper import manager
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
@@ -119,7 +121,8 @@ class Refusal(Exception):
         if not self.problems:
             return self.sentence
         first, more = self.problems[0], len(self.problems) - 1
-        return f"{first} (and {more} more: spawnctl check {first.file})" if more else str(first)
+        check = f"{manager.now.words('spawnctl')} check {first.file}"
+        return f"{first} (and {more} more: {check})" if more else str(first)
 
 
 def misconfigured(*problems: Problem, status: int = os.EX_CONFIG) -> Refusal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spawnhelper import outcome
+from spawnhelper import manager, outcome
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.outcome import ERR, NOTICE, WARNING, printable, shown
 
@@ -137,8 +137,8 @@ def of_listener(name: str, unit: str, result: str, why: str = "") -> list[str]:
         fate = "had failed and listens again; connections meanwhile were refused"
     else:
         why = why or (
-            "systemctl status says why, and where the machine does not have the address yet, "
-            "FreeBind=yes does not wait for it"
+            f"{manager.now.words('systemctl')} status says why, and where the machine does not "
+            "have the address yet, FreeBind=yes does not wait for it"
         )
         fate = f"cannot listen: {why}; it is tried again every 10s"
     return [
@@ -217,11 +217,12 @@ def head(sentence: str, priority: int, result: str, service: Service | None = No
 
 def of_service(unit: str, name: str) -> list[str]:
     """Whose entry it is. Of its two units people ask systemctl(1) and journalctl(1), which show
-    what root says about them; neither is there for what runs without a unit."""
+    what their manager says about them; neither is there for what runs without a unit."""
     fields = [f"SPAWN_SERVICE={name}"]
     if unit:
-        fields.append(f"OBJECT_SYSTEMD_UNIT=spawn@{name}.socket")
-        fields.append(f"OBJECT_SYSTEMD_UNIT=spawn@{name}.service")
+        object_unit = f"OBJECT_{manager.now.unit}"
+        fields.append(f"{object_unit}=spawn@{name}.socket")
+        fields.append(f"{object_unit}=spawn@{name}.service")
     return fields
 
 

@@ -23,6 +23,7 @@ BUDGET = {
     "spawnhelper.conf.files",
     "spawnhelper.stages.identity",
     "spawnhelper.doors.inherited",
+    "spawnhelper.manager",
     "spawnhelper.outcome",
     "spawnhelper.conf.quantities",
     "spawnhelper.stages.serve",

@@ -14,23 +14,24 @@ from conftest import in_machine
 import spawnhelper
 
 PACKAGE = Path(spawnhelper.__file__).parent
-GROUND = {"outcome", "signals"}
+GROUND = {"manager", "outcome", "signals"}
 # By folder, or by file where it has none: what else of the package is imported there.
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"__init__", "doors"},
-    "outcome": set(),
+    "manager": set(),
+    "outcome": {"manager"},
     "signals": set(),
     "record": {*GROUND, "conf"},
     "post": {"record"},
     "summary": {"outcome", "record", "conf"},
-    "board": set(),
+    "board": {"manager"},
     "sockets": set(),
     "conf": {*GROUND, "conf"},
     "stages": {*GROUND, "conf", "stages"},
     "doors": {*GROUND, "__init__", "board", "record", "summary", "post", "conf", "stages", "doors"},
     "unit": {*GROUND, "__init__", "sockets", "record", "conf", "unit"},
-    "moving": {"outcome", "conf", "moving"},
+    "moving": {"manager", "outcome", "conf", "moving"},
     "ctl": {
         *GROUND,
         "board",
@@ -98,6 +99,7 @@ ROOTS = {
     "difflib",
     "spawnhelper.conf.dropins",
     "spawnhelper.conf.listeners",
+    "spawnhelper.conf.own",
     "spawnhelper.conf.standing",
     "spawnhelper.conf.statuses",
     "spawnhelper.stages.reasons",

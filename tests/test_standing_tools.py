@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import Installed, in_machine, main_pid, run, until
 
-from spawnhelper import board
+from spawnhelper import board, manager
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
 STANDING = "Accept=no"
@@ -289,8 +289,8 @@ def test_the_board_of_a_locked_up_server(
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> board.Board:
     """A board of nobody's, where anybody can write."""
-    monkeypatch.setattr(board, "FOLDER", str(tmp_path))
-    (tmp_path / "some").mkdir()
+    monkeypatch.setattr(manager.now, "runtime", str(tmp_path))
+    (tmp_path / "servers/some").mkdir(parents=True)
     return board.Board("some")
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from conftest import Installed, connect, connection_units, in_machine, run, until, until_over
 
-from spawnhelper.conf import files
-
 pytestmark = in_machine
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
@@ -150,7 +148,7 @@ def test_a_command_cannot_pass_for_its_helper(service: Callable[..., Installed])
 def test_no_such_service() -> None:
     done = run("spawnctl", "status", "nosuch", check=False)
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == f"spawnctl: there is no service file {files.DIRECTORY}/nosuch.conf\n"
+    assert done.stderr == "spawnctl: there is no service file /etc/spawn/nosuch.conf\n"
 
 
 def test_a_failed_listener_stands_out(service: Callable[..., Installed]) -> None:

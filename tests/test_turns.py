@@ -335,7 +335,7 @@ def test_in_the_foreground(known: bool, tmp_path: Path) -> None:
             served.terminate()
     assert answer == (b"hello\n" if known else b"-")
     assert known or "no command was run: MaxCommands= needs root, or $XDG_RUNTIME_DIR" in said
-    assert not known or (place / "spawn-turns/turn").is_dir()
+    assert not known or (place / "spawn/turns/turn").is_dir()
 
 
 def greeting(port: int) -> bytes:

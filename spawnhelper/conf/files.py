@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _stat as stat  # the C module behind stat
 
+from spawnhelper import manager
 from spawnhelper.conf.values import NAME_CHARACTERS, consists_of
 from spawnhelper.outcome import Problem, misconfigured, printable
 
@@ -13,12 +14,7 @@ if TYPE_CHECKING:
 else:
     import posix as os
 
-DIRECTORY = "/etc/spawn"
-VENDOR = "/usr/lib/spawn"  # what packages bring; a file of the same name in DIRECTORY replaces it
-DEFAULTS = "/etc/spawn.conf"  # for all services
 SUFFIX = ".conf"
-# What spawn-generator(8) makes of them, in a folder spawn@NAME.socket.d of systemd.generator(7)'s.
-GENERATED = "/run/systemd/generator"
 DROP_IN = "50-spawn.conf"
 COUNTED = b"\0spawn-rearm-%d"  # the name of a client of that pid that is there to be counted
 MASK = "/dev/null"  # a link to it stands for a file that is not there
@@ -32,9 +28,14 @@ LONGEST_NAME = 200  # NAME stands in names of units, which have 255 bytes
 
 
 def file_of(name: str) -> str:
-    """The path of the service's own file: the administrator's, or else the vendor's."""
-    file, vendor = (f"{folder}/{name}{SUFFIX}" for folder in (DIRECTORY, VENDOR))
-    return vendor if _exists(vendor) and not _exists(file) else file
+    """The path of the service's file: the one that counts most, or what is to be the first."""
+    places = [f"{folder}/{name}{SUFFIX}" for folder in manager.now.folders]
+    return next((place for place in places if _exists(place)), places[0])
+
+
+def new_file_of(name: str) -> str:
+    """The path of a file of the service that counts more than any other."""
+    return f"{manager.now.folders[0]}/{name}{SUFFIX}"
 
 
 def name_of(file: str) -> str:
@@ -44,13 +45,13 @@ def name_of(file: str) -> str:
 
 def drop_in(unit: str) -> str:
     """The file by which systemd was told about the unit at the last reload, if it was."""
-    return f"{GENERATED}/{unit}.d/{DROP_IN}"
+    return f"{manager.now.generated}/{unit}.d/{DROP_IN}"
 
 
 def installed() -> list[str]:
     """The names of all services that have a file, in alphabetical order."""
     names = {
-        entry.removesuffix(SUFFIX) for folder in (VENDOR, DIRECTORY) for entry in _entries(folder)
+        entry.removesuffix(SUFFIX) for folder in manager.now.folders for entry in _entries(folder)
     }
     return sorted(name for name in names if not masked(file_of(name)))
 
@@ -78,7 +79,7 @@ def check_name(file: str) -> None:
     elif not is_name(name_of(file)):
         sentence = (
             "a service is named with letters, digits, - _ and .; rename the file, or check it as "
-            "what it is to be: spawnctl check --as NAME FILE"
+            f"what it is to be: {manager.now.words('spawnctl')} check --as NAME FILE"
         )
     elif masked(file):
         sentence = f"the service is masked by a link to {MASK}; remove the link"
@@ -88,20 +89,21 @@ def check_name(file: str) -> None:
 
 def sources(file: str) -> list[str]:
     """The files that make the service of this one, in the order in which they are read: the
-    defaults, the file itself, its drop-ins. One in /etc replaces a vendor's of the same name."""
+    defaults, the file itself, its drop-ins. Of those of one name the one counts that is in the
+    folder that counts most."""
     drop_ins = {
         entry: f"{folder}/{entry}" for folder in drop_in_folders(file) for entry in _entries(folder)
     }
-    found = [DEFAULTS] if _exists(DEFAULTS) else []
+    found = [manager.now.defaults] if _exists(manager.now.defaults) else []
     found += [file, *(drop_ins[entry] for entry in sorted(drop_ins))]
     return [each for each in found if each == file or not masked(each)]
 
 
 def drop_in_folders(file: str) -> list[str]:
-    """Where the drop-ins of this file's service can be, the vendor's first."""
+    """Where the drop-ins of this file's service can be; the last counts most."""
     folder, _, base = file.rpartition("/")
-    folders = [VENDOR, DIRECTORY] if folder in (VENDOR, DIRECTORY) else [_folder_of(file)]
-    return [f"{each}/{base}.d" for each in folders]
+    folders = manager.now.folders if folder in manager.now.folders else (_folder_of(file),)
+    return [f"{each}/{base}.d" for each in reversed(folders)]
 
 
 def check_folders(file: str) -> None:
@@ -133,7 +135,10 @@ def trusted_text(file: str) -> bytes:
 
 def _draft(file: str) -> bytes:
     """The text that is meant for a file; a Refusal where that could not be followed there."""
-    sentence = distrust_way(_folder_of(file), listed=True)
+    folder = _folder_of(file)
+    while not _exists(folder):  # it is to be made
+        folder = _folder_of(folder)
+    sentence = distrust_way(folder, listed=True)
     if not sentence and len(drafts[file]) > LONGEST_FILE:
         sentence = TOO_LONG
     if sentence:
@@ -200,9 +205,9 @@ def distrust_way(path: str, *, listed: bool = False) -> str:
 
 def _fault(what: str, of: os.stat_result, *, excused: bool = False) -> str:
     if of.st_uid not in (0, os.geteuid()):
-        return f"{what} belongs to uid {of.st_uid}; make root the owner"
+        return f"{what} belongs to uid {of.st_uid}; make {manager.now.owner} the owner"
     if of.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not excused:
-        return f"others than root can write {what}; chmod go-w it"
+        return f"others than {manager.now.owner} can write {what}; chmod go-w it"
     return ""
 
 

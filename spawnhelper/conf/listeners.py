@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spawnhelper import manager
 from spawnhelper.conf import files, service, syntax
 from spawnhelper.conf.values import DIGITS, account_of, boolean, consists_of, group_of, unmapped
 from spawnhelper.outcome import Problem, Refusal, misconfigured, printable, shown
@@ -125,7 +126,11 @@ def checked_sections(file: str) -> list[Assignment]:
     """[Socket] and [Service] of this file, or a Refusal where systemd cannot be given them."""
     assignments, problems = service.unit_sections(file)
     section = [each for each in assignments if each.section == "Socket"]
-    _, further = _of_section(files.name_of(file), section)
+    found, further = _of_section(files.name_of(file), section)
+    if manager.now.own:
+        from spawnhelper.conf import own
+
+        further += own.closed_ports(found)
     if problems or further:
         raise misconfigured(*problems, *further)
     return assignments
@@ -250,7 +255,7 @@ def _expand(text: str, name: str) -> str:
         "n": f"spawn@{name}.socket",
         "N": f"spawn@{name}",
         "p": "spawn",
-        "t": "/run",
+        "t": manager.now.run,
         "%": "%",
     }
     expanded = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spawnhelper import manager
 from spawnhelper.conf import files, syntax
 from spawnhelper.conf.settings import KEYS, LIMITS, SETTINGS, Setting
 from spawnhelper.conf.values import DIGITS, boolean, consists_of, words
@@ -53,7 +54,7 @@ class Service:
     MaxConnections= and MaxConnectionsPerSource= that systemd goes by, as far as the service's files
     say; 0 without the latter."""
 
-    user: tuple[str, str | None]
+    user: tuple[str, str | None] | None
     group: str | None
     supplementary_groups: list[str]
     refuse_users: list[str]
@@ -116,6 +117,12 @@ class Service:
     def restricted(self) -> bool:
         """Whether not everybody may connect at any time."""
         return bool(self.allow_from or self.deny_from or self.access_times)
+
+    def has_required(self, setting: Setting) -> bool:
+        """Whether what the file must say of a key is said. Who runs a service of one's own, all
+        know."""
+        known = manager.now.own and setting.key == "User"
+        return not setting.required or known or setting.key in self.given
 
     def limits(self) -> dict[str, tuple[int, int]]:
         """The resource limits that are set, as soft and hard, by the key of each."""
@@ -210,7 +217,7 @@ def check_rules(service: Service) -> None:
     """Refuses rules about addresses for a service whose clients have none."""
     for key in ("AllowFrom", "DenyFrom"):
         given = service.given.get(key)
-        if given and given[-1].file != files.DEFAULTS and not service.proxied:
+        if given and given[-1].file != manager.now.defaults and not service.proxied:
             sentence = (
                 f"{key}= is about addresses, and clients of a path have none; see SocketMode="
             )
@@ -227,8 +234,8 @@ def read(file: str) -> tuple[list[Assignment], list[Problem]]:
 
 def check_defaults() -> None:
     """Refuses defaults that no service could follow."""
-    assignments, problems = _parsed([files.DEFAULTS])
-    problems += _assign_all(Service("", files.DEFAULTS), assignments)
+    assignments, problems = _parsed([manager.now.defaults])
+    problems += _assign_all(Service("", manager.now.defaults), assignments)
     if problems:
         raise misconfigured(*problems)
 
@@ -271,7 +278,7 @@ def lenient_socket_section(file: str) -> list[Assignment]:
 
 def _sections_of(source: str) -> tuple[str, ...]:
     """The sections that this file can have. Every service has listeners of its own."""
-    return ("Spawn",) if source == files.DEFAULTS else SECTIONS
+    return ("Spawn",) if source == manager.now.defaults else SECTIONS
 
 
 def _unit_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
@@ -281,6 +288,10 @@ def _unit_problems(file: str, assignments: list[Assignment]) -> list[Problem]:
         if each.section != "Spawn" and syntax.continues(each.value):  # in the drop-in for systemd
             sentence = "the line ends with a backslash; remove it, and the white space behind it"
             problems.append(Problem(each.file, each.line, sentence))
+    if manager.now.own:
+        from spawnhelper.conf import own  # the system's services have no use for it
+
+        problems += own.problems(assignments)
     has_server = is_standing(assignments)
     if has_server or any(each.section == "Service" for each in assignments):
         from spawnhelper.conf import standing  # who has no server has no use for it
@@ -331,7 +342,7 @@ def _follow(file: str, assignments: list[Assignment]) -> tuple[Service, list[Pro
         return service, problems
     elsewhere = {each.key: each for each in assignments if each.section != "Spawn"}
     for setting in SETTINGS:
-        if setting.required and setting.key not in service.given:
+        if not service.has_required(setting):
             sentence = f"[Spawn] has no {setting.key}=; it is required"
             if misplaced := elsewhere.get(setting.key):
                 place = f"{misplaced.file}:{misplaced.line}"
@@ -410,9 +421,10 @@ def _unknown(key: str, secret: str) -> str:
     if secret:
         return f"this line below {secret}= has no key of [Spawn]{_nearest(word, 0.8)}"
     if word.startswith(OF_UNITS):
+        edit = f"{manager.now.words('systemctl')} edit spawn@.service"
         return (
             f"{shown(word)}= is for a unit, not for a command; with Accept=no write it in "
-            "[Service], for this service, or with systemctl edit spawn@.service for all"
+            f"[Service], for this service, or with {edit} for all"
         )
     return f"unknown key {shown(word)}= in [Spawn]{_nearest(word)}"
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from spawnhelper.conf.addresses import Prefix
 
 SECOND = quantities.USEC_PER_SEC
+EVERY, WITHIN = "", "within"
+NOT_GROUPS = "needs root; remove the line, for the command has the groups that you have"
+NOT_ROOT = "needs root; remove the line"
 
 
 class Setting:
@@ -19,7 +22,9 @@ class Setting:
     attribute: where Service keeps it. parse: its text to its value, or ValueError. default: the
     value where the file is silent; default_text: the same as a person writes it. required: the
     file must give it. repeats: a further assignment adds to the value instead of replacing it.
-    secret: no sentence shows the value, or a piece of it.
+    secret: no sentence shows the value, or a piece of it. own: whether a service of one's own can
+    have it (spawn-user(7)): EVERY value; WITHIN what its manager has; or why NOT, and what would be
+    right, as the end of a sentence.
     meaning: a sentence or two for the manual page. origin: where the meaning comes from.
     """
 
@@ -30,6 +35,7 @@ class Setting:
         "key",
         "meaning",
         "origin",
+        "own",
         "parse",
         "repeats",
         "required",
@@ -49,6 +55,7 @@ class Setting:
         repeats: bool = False,
         required: bool = False,
         secret: bool = False,
+        own: str = EVERY,
     ) -> None:
         self.key = key
         self.attribute = attribute
@@ -60,6 +67,7 @@ class Setting:
         self.repeats = repeats
         self.required = required
         self.secret = secret
+        self.own = own
 
 
 # The resource limits of systemd.exec(5): what each is, and how its value is written.
@@ -102,6 +110,7 @@ def _limit(key: str) -> Setting:
         "unchanged",
         f"{what}: {kind}, or two as `SOFT:HARD`; `infinity` is no limit.",
         "setrlimit(2), xinetd.conf(5) rlimit_*",
+        own=WITHIN,
     )
 
 
@@ -131,7 +140,8 @@ SETTINGS = (
         None,
         "",
         "The account that the command runs as: a name or a number, `user` or `user:group`. "
-        "Never uid 0, gid 0, -1, or an account of RefuseUsers=.",
+        "Never uid 0, gid 0, -1, or an account of RefuseUsers=. A service of one's own runs as "
+        "oneself, and need not say so.",
         "spawn(8) user=",
         required=True,
     ),
@@ -143,6 +153,7 @@ SETTINGS = (
         "the user's",
         "The primary group of the command.",
         "spawn(8) user=",
+        own=NOT_GROUPS,
     ),
     Setting(
         "SupplementaryGroups",
@@ -154,6 +165,7 @@ SETTINGS = (
         "the group database says about the user.",
         "xinetd.conf(5) groups",
         repeats=True,
+        own=NOT_GROUPS,
     ),
     Setting(
         "RefuseUsers",
@@ -305,6 +317,7 @@ SETTINGS = (
         "The folder that is / for the command (chroot(2)). Argv= and WorkingDirectory= are paths "
         "in it; users, groups and the other files are those of the machine.",
         "master(5) chroot",
+        own=NOT_ROOT,
     ),
     Setting(
         "UMask",
@@ -323,6 +336,7 @@ SETTINGS = (
         "unchanged",
         "The scheduling priority, from -20, the most favoured, to 19.",
         "xinetd.conf(5) nice",
+        own=WITHIN,
     ),
     Setting(
         "OOMScoreAdjust",
@@ -333,6 +347,7 @@ SETTINGS = (
         "How ready the kernel is to kill the command when memory runs out, from -1000, never, to "
         "1000.",
         "systemd.exec(5)",
+        own=WITHIN,
     ),
     *map(_limit, LIMITS),
     Setting(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from string import ascii_letters
 
+from spawnhelper import manager
 from spawnhelper.conf import files, quantities
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.conf.values import DIGITS, boolean, consists_of, words
@@ -30,8 +31,6 @@ SHORTEST_WATCHDOG = 10 * quantities.USEC_PER_SEC
 NEEDED = (
     "/run/systemd/journal/socket",
     "/run/systemd/journal/stdout",
-    "/run/systemd/notify",
-    "/run/spawn/servers",
 )
 FAMILIES = ("AF_UNIX", "AF_LOCAL")  # of the same number
 
@@ -58,11 +57,12 @@ def _is_patient(text: str) -> bool:
 
 def _hides_nothing(text: str) -> bool:
     """Whether no path of these leads above what the server needs."""
+    needs = (*NEEDED, f"{manager.now.runtime}/servers", f"{manager.now.run}/systemd/notify")
     for word in words(text):
-        path = word.lstrip("-+").partition(":")[0].replace("%t", "/run")
+        path = word.lstrip("-+").partition(":")[0].replace("%t", manager.now.run)
         if path.startswith("/"):
             path = files.walk(path)[-1].rstrip("/")
-            if any(f"{needed}/".startswith(f"{path}/") for needed in NEEDED):
+            if any(f"{needed}/".startswith(f"{path}/") for needed in needs):
                 return False
     return True
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.outcome import Refusal
 
@@ -55,10 +56,10 @@ def _paths(name: str) -> list[str]:
     except Refusal:  # a folder that cannot be read, as reading it will tell
         sources = []
     wanted = [
-        *(f"{folder}/{name}{files.SUFFIX}" for folder in (files.DIRECTORY, files.VENDOR)),
+        *(f"{folder}/{name}{files.SUFFIX}" for folder in manager.now.folders),
         *folders,
         *sources,
-        files.DEFAULTS,
+        manager.now.defaults,
     ]
     steps = (step for path in wanted for step in ("/", *files.walk(path)))
     return list(dict.fromkeys([*steps, *ALWAYS]))

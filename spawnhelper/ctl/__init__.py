@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
-from spawnhelper import __version__
+from spawnhelper import __version__, manager
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import shown
 
@@ -63,6 +63,9 @@ def parser(names: Iterable[str] = tuple(VERBS)) -> argparse.ArgumentParser:
     top = Parser(
         prog="spawnctl", description="Write, apply, try and review the services of spawnhelper(8)."
     )
+    top.add_argument(
+        manager.OPTION, action="store_true", dest="own", help="services of one's own, before VERB"
+    )
     top.add_argument("--version", action="version", version=f"spawnctl {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in names:
@@ -81,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     words = _joined(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words[:1] == [manager.OPTION] and os.geteuid() == 0:
+            raise Complaint(os.EX_NOPERM, manager.ROOTS_OWN)
+        words = manager.chosen(words)
         options = parser(words[:1] if words and words[0] in VERBS else VERBS).parse_args(words)
         status: int = options.run(options)
     except Complaint as complaint:

@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import dropins, files, listeners
 from spawnhelper.ctl import examination, health, units, words
 from spawnhelper.ctl.complaint import Complaint
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Does it; 3 if a service does not listen then that should, otherwise of sysexits.h."""
-    if os.geteuid() != 0 and not options.dry_run:
+    if os.geteuid() != manager.now.uid and not options.dry_run:
         raise Complaint(os.EX_NOPERM, "to apply needs root; --dry-run does not")
     names = [words.name_of(name) for name in options.service]
     if options.enable and not names:
@@ -63,7 +64,7 @@ def apply(names: list[str], *, enable: bool = False, dry: bool = False) -> int:
 def _checked(names: list[str]) -> int:
     """Says what is wrong with the files; the status of the first that is wrong."""
     status = 0
-    which = [files.DEFAULTS] if os.path.lexists(files.DEFAULTS) else []
+    which = [manager.now.defaults] if os.path.lexists(manager.now.defaults) else []
     said: set[str] = set()
     for file in which + [files.file_of(name) for name in names]:
         with examination.as_the_helper():
@@ -114,7 +115,8 @@ class _Work:
             raise Complaint(os.EX_CONFIG, f"{harm}, whose file is wrong: {refusal}") from None
         if _binding(made) != _binding(dropins.told(name)):
             both = " ".join([*self.names, name])
-            sentence = f"{harm}, which has changed, too; apply all of them: spawnctl apply {both}"
+            sentence = f"{harm}, which has changed, too; apply all of them: "
+            sentence += f"{manager.now.words('spawnctl')} apply {both}"
             raise Complaint(os.EX_CONFIG, sentence)
 
     def restart(self) -> None:
@@ -136,9 +138,10 @@ class _Work:
             elif listener.server is not None and made.get(server) != told.get(server):
                 if listener.server.busy:
                     count = len(listener.server.busy)
+                    restart = f"{manager.now.words('systemctl')} restart {server}"
                     self._say(
-                        f"{name}: [Service] holds when its server starts anew; systemctl restart "
-                        f"{server} ends {_counted(count)}"
+                        f"{name}: [Service] holds when its server starts anew; {restart} ends "
+                        f"{_counted(count)}"
                     )
                 elif listener.server.pid:
                     self._do("try-restart", server)
@@ -159,7 +162,8 @@ class _Work:
             state = health.of(each, kernel)
             if not state.wanted and state.word == "":
                 name = each.name
-                print(f"{name}: does not listen; spawnctl apply --enable {name} has it do so")
+                again = f"{manager.now.words('spawnctl')} apply --enable {name}"
+                print(f"{name}: does not listen; {again} has it do so")
             elif state.dead:
                 status = SILENT
                 print(f"{each.name}: {state.word}: {state.remedy}", file=sys.stderr)
@@ -170,7 +174,8 @@ class _Work:
     def _do(self, *words: str) -> None:
         """What systemctl is to do. Why a socket does not listen, report() says."""
         self.done = True
-        print(f"{'would run' if self.dry else 'ran'}: systemctl {' '.join(words)}")
+        command = " ".join([manager.now.words("systemctl"), *words])
+        print(f"{'would run' if self.dry else 'ran'}: {command}")
         if not self.dry:
             try:
                 units.systemctl("--quiet" if words[0] == "enable" else "--no-ask-password", *words)

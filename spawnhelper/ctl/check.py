@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import files, service
 from spawnhelper.ctl import advice, drafts, examination, health, units, words
 from spawnhelper.ctl.complaint import Complaint
@@ -41,10 +42,10 @@ def run(options: argparse.Namespace) -> int:
         print(refusal, file=sys.stderr)
         return refusal.status
     if not wanted:
-        sentence = f"there is no service file in {files.DIRECTORY} or {files.VENDOR}"
+        sentence = f"there is no service file in {' or '.join(manager.now.folders)}"
         print(f"spawnctl: {sentence}", file=sys.stderr)
-    if not options.service and os.path.lexists(files.DEFAULTS):
-        wanted.insert(0, files.DEFAULTS)
+    if not options.service and os.path.lexists(manager.now.defaults):
+        wanted.insert(0, manager.now.defaults)
     for each in wanted:
         file = words.file_of(each)
         with examination.as_the_helper():
@@ -61,7 +62,7 @@ def _as(name: str, given: list[str]) -> int:
     if len(given) != 1:
         raise Complaint(os.EX_USAGE, "--as is for one file; name it, or write - for standard input")
     name = words.name_of(name)
-    file = f"{files.DIRECTORY}/{name}{files.SUFFIX}"
+    file = files.new_file_of(name)
     try:
         files.drafts[file] = drafts.read(given[0])
         with examination.as_the_helper():
@@ -80,7 +81,7 @@ def _say(file: str, *, of: str = "") -> int:
             print(problem, file=sys.stderr)
         return found.status
     print(f"{printable(of)} as {file}: ok" if of else f"{file}: ok")
-    if file == files.DEFAULTS:
+    if file == manager.now.defaults:
         return 0
     notes = advice.of(service.load(file), file)
     notes += [_draft(*each) for each in examination.conflicts(file, drafts=True)]

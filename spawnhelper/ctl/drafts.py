@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.ctl import examination
 from spawnhelper.ctl.complaint import Complaint
@@ -37,6 +38,7 @@ def put(file: str, text: bytes, *, mode: int = MODE, new: bool) -> None:
     """Has the file have this text, at once and for good. new: whether there must not be one yet.
     Raises Complaint."""
     try:
+        _make_folder(os.path.dirname(file))
         descriptor, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".spawnctl-")
         try:
             with open(descriptor, "wb") as out:
@@ -52,7 +54,17 @@ def put(file: str, text: bytes, *, mode: int = MODE, new: bool) -> None:
             if os.path.exists(name):
                 os.unlink(name)
     except FileExistsError:
-        raise Complaint(os.EX_CANTCREAT, f"{file} is there already; spawnctl edit it") from None
+        edit = manager.now.words("spawnctl") + " edit"
+        raise Complaint(os.EX_CANTCREAT, f"{file} is there already; {edit} it") from None
     except OSError as error:
         sentence = f"{printable(file)} cannot be written: {error.strerror}"
         raise Complaint(os.EX_CANTCREAT, sentence) from None
+
+
+def _make_folder(path: str) -> None:
+    """Has there be such a folder, in which nobody else can write."""
+    before = os.umask(0o022)
+    try:
+        os.makedirs(path, exist_ok=True)
+    finally:
+        os.umask(before)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.ctl import apply, drafts, words
 from spawnhelper.ctl.complaint import Complaint
@@ -35,13 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Edits it; the exit status of apply, or of sysexits.h."""
-    if os.geteuid() != 0:
+    if os.geteuid() != manager.now.uid:
         raise Complaint(os.EX_NOPERM, "to edit a service needs root")
     name = words.name_of(options.service)
     source = files.file_of(name)
     if name not in files.installed() or not files.is_name(name):
-        raise Complaint(os.EX_NOINPUT, f"there is no service file {source}; see spawnctl new")
-    file = f"{files.DIRECTORY}/{name}{files.SUFFIX}"
+        new = manager.now.words("spawnctl") + " new"
+        raise Complaint(os.EX_NOINPUT, f"there is no service file {source}; see {new}")
+    file = files.new_file_of(name)
     try:
         before = files.text(source)
     except Refusal as refusal:

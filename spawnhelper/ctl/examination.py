@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import TypeVar
 
-from spawnhelper.conf import files, listeners, service
+from spawnhelper import manager
+from spawnhelper.conf import files, listeners, own, service
+from spawnhelper.conf.settings import LIMITS
 from spawnhelper.ctl import units
 from spawnhelper.outcome import Problem, Refusal, misconfigured
 from spawnhelper.stages import banner, command, executables, identity, reasons
@@ -55,13 +57,34 @@ def rehearse(settings: service.Service, who: identity.Identity, program: str) ->
 def allowed_capabilities(template: str) -> int:
     """What a file can give to a command, as bits: of what this machine has, what the unit that
     serves connections has as it is installed."""
+    told = _shown(template, "CapabilityBoundingSet")
+    if not told:
+        return executables.bounding_set()
+    return executables.bits(told["CapabilityBoundingSet"]) & executables.bounding_set()
+
+
+@cache
+def reach(template: str) -> own.Reach:
+    """How far a user's manager has such a unit go, which may be less than its sessions may."""
+    names = ["Nice", "OOMScoreAdjust", "LimitNICESoft", *LIMITS]
+    told = _shown(template, ",".join(names))
+    if not told:
+        return own.reach()
+    hard = {key: None if told[key] == "infinity" else int(told[key]) for key in LIMITS}
+    soft = told["LimitNICESoft"]
+    lowest = -own.MOST_NICE if soft == "infinity" else own.MOST_NICE - int(soft)
+    return own.Reach(min(int(told["Nice"]), lowest), int(told["OOMScoreAdjust"]), hard)
+
+
+def _shown(template: str, names: str) -> dict[str, str]:
+    """What the manager has for a unit of this template; nothing where there is none to be asked."""
     unit = template.replace("@", f"@{UNIT}")
-    ask = ["systemctl", "show", "--property=CapabilityBoundingSet", unit]
+    ask = ["systemctl", *manager.now.option, "show", f"--property={names}", unit]
     try:
         told = subprocess.run(ask, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return executables.bounding_set()  # there is no systemd to ask
-    return executables.bits(told.partition("=")[2]) & executables.bounding_set()
+        return {}
+    return dict(line.split("=", 1) for line in told.splitlines())
 
 
 def examine(file: str, *, thorough: bool = True) -> Refusal | None:
@@ -69,7 +92,7 @@ def examine(file: str, *, thorough: bool = True) -> Refusal | None:
     None: by the same functions that refuse it there. thorough: whether the command's own user is
     asked, too, where root asks."""
     found = Findings()
-    if file == files.DEFAULTS:
+    if file == manager.now.defaults:
         found.of(service.check_defaults)
         return found.refusal()
     if found.of(service.read, file) is None:  # nothing is to be said of what it has in it
@@ -77,6 +100,8 @@ def examine(file: str, *, thorough: bool = True) -> Refusal | None:
     settings = found.of(service.load, file)
     if settings is not None:
         who = found.of(identity.resolve, settings)
+        if manager.now.own:
+            found.of(own.check_reach, settings, reach(settings.template))
         program = found.of(command.find, settings)
         for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
             if path is not None:
@@ -87,7 +112,7 @@ def examine(file: str, *, thorough: bool = True) -> Refusal | None:
         for unix in kinds:
             found.of(partial(service.check_idle_limit, settings, tcp=not unix))
             found.of(partial(service.check_proxies, settings, tcp=not unix))
-        if who and program and thorough and os.geteuid() == 0:
+        if who and program and thorough and os.geteuid() == manager.now.uid:
             found.problems += rehearse(settings, who, program)
     found.of(listeners.checked_sections, file)
     found.problems += [problem for _, problem in conflicts(file, drafts=False)]

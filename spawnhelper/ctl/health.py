@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from spawnhelper import sockets
+from spawnhelper import manager, sockets
 from spawnhelper.conf import dropins, files, listeners
 from spawnhelper.ctl import examination, units
 from spawnhelper.outcome import Refusal, printable
@@ -76,6 +76,7 @@ def of(listener: units.Listener, kernel: Kernel, *, thorough: bool = False) -> H
     """How a service is. thorough: whether its own user is asked, too, if root asks."""
     name, unit = listener.name, f"spawn@{listener.name}.socket"
     file = files.file_of(name)
+    systemctl = manager.now.words("systemctl")
     places = tuple(each for each in listener.places if kernel.has(each))
     on = listener.state == "active"
     wanted = on or listener.state == "failed" or listener.enabled not in units.OFF
@@ -83,20 +84,21 @@ def of(listener: units.Listener, kernel: Kernel, *, thorough: bool = False) -> H
     serves = bool(places)
     if name not in files.installed():
         word, serves = "no service file", False
-        remedy = f"write {file}, or systemctl disable --now {unit}"
+        remedy = f"write {file}, or {systemctl} disable --now {unit}"
     elif problems := _problems(file, thorough=thorough):
         word, serves = _counted(problems), False
-        remedy = f"{file}; spawnctl check {name}"
+        remedy = f"{file}; {manager.now.words('spawnctl')} check {name}"
     elif on and len(places) < len(listener.places):
         word, serves = "address changed", False
-        remedy = f"systemctl restart {unit}"
+        remedy = f"{systemctl} restart {unit}"
     elif listener.state == "failed":
         word, remedy = "failed", _why(listener, file, kernel)
     elif _changed(name, file) and wanted:
         word = "file changed"
-        remedy = f"systemd goes by [Socket] as it was at its last reload; spawnctl apply {name}"
+        remedy = "systemd goes by [Socket] as it was at its last reload; "
+        remedy += f"{manager.now.words('spawnctl')} apply {name}"
     elif wanted and not on:
-        word, remedy = listener.state, f"systemctl start {unit}"
+        word, remedy = listener.state, f"{systemctl} start {unit}"
     elif not wanted and (taken := _taken(file, kernel)):
         word, remedy = TAKEN, f"{taken}; it could not listen there"
     elif listener.server is not None and listener.server.trouble:
@@ -124,7 +126,10 @@ def _changed(name: str, file: str) -> bool:
 def _why(listener: units.Listener, file: str, kernel: Kernel) -> str:
     """Why a socket unit has failed, and what starts it again."""
     unit = f"spawn@{listener.name}.socket"
-    why = _taken(file, kernel) or f"{listener.result}; systemctl status {unit} says why"
+    why = (
+        _taken(file, kernel)
+        or f"{listener.result}; {manager.now.words('systemctl')} status {unit} says why"
+    )
     return f"{why}; it is tried again every 10s"
 
 

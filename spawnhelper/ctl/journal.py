@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from spawnhelper import manager
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.namespaces import of_services
 from spawnhelper.outcome import printable, shown
@@ -32,7 +33,7 @@ else:
 PERSISTENT, VOLATILE = "/var/log/journal", "/run/log/journal"
 REMOTE = f"{PERSISTENT}/remote"  # systemd-journal-remote(8)
 SUFFIXES = (".journal", ".journal~")
-OTHERS = "user-"  # files of users, who write no records
+OF_USERS = "user-"  # how files of users begin
 LAST = (1 << 63) - 1  # microseconds since the epoch, later than any entry
 MOST_FAILURES = 10_000  # in a row; so many entries are not damaged, but the whole of it
 # What libsystemd's error codes mean for a file (sd_journal_open_files(3)).
@@ -57,7 +58,14 @@ logging.getLogger("cysystemd").addHandler(logging.NullHandler())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares which journal is read, in journalctl's words."""
+    """Declares which journal is read, and whose, in journalctl's words."""
+    parser.add_argument(
+        "--user-unit",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a service of users' own, of all whose journal may be read; may be repeated",
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "-D", "--directory", metavar="DIR", help="read the journal files below this folder"
@@ -126,6 +134,7 @@ class Journal:
             sentence = f"the journal cannot be read: {MISSING}; install python3-cysystemd"
             raise Complaint(os.EX_UNAVAILABLE, sentence)
         self.damaged = 0  # entries that could not be read
+        self._of_users = options is not None and bool(options.user_unit)
         self._expected: dict[Identity, str] = {}
         self._terms: Sequence[tuple[str, Iterable[str]]] = ()
         self._unread: list[Unread] = []
@@ -367,16 +376,26 @@ class Journal:
         self._readers += map(_of_file, good)
 
     def _expect(self, *folders: str) -> None:
-        """Notes which files there are, before libsystemd opens them."""
+        """Notes which files there are that can have records, before libsystemd opens them."""
         for folder in folders:
             try:
-                for entry in _entries(folder):
-                    if entry.name.endswith(SUFFIXES) and not entry.name.startswith(OTHERS):
-                        self._expected[_identity(entry.stat())] = entry.path
+                for entry in self._with_records(_entries(folder)):
+                    self._expected[_identity(entry.stat())] = entry.path
             except FileNotFoundError:
                 pass
             except OSError as error:
                 self._unread.append(_unread(folder, error))
+
+    def _with_records(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+        """The journal files of the manager that this is about, or of all. journald has one for each
+        user, unless the journal is volatile, or the user is of the system (SplitMode= of
+        journald.conf(5)): then theirs is the system's."""
+        found = [entry for entry in entries if entry.name.endswith(SUFFIXES)]
+        if self._of_users:
+            return found
+        mine = tuple(f"{OF_USERS}{manager.now.uid}{mark}" for mark in ".@")
+        own = [entry for entry in found if entry.name.startswith(mine)]
+        return own or [entry for entry in found if not entry.name.startswith(OF_USERS)]
 
     @staticmethod
     def _place(options: argparse.Namespace | None) -> str:

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         raise Complaint(os.EX_USAGE, sentence)
     if options.pager_end and options.lines is None:
         options.lines = AT_THE_END
-    names = [words.name_of(word) for word in (*options.service, *options.unit)]
+    names = words.services_of(options, (*options.service, *options.unit))
     since, until = times.limits(options)
     wanted = choice.of(options)
     records = Records(

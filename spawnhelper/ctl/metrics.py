@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from spawnhelper import manager
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import health, units
 from spawnhelper.ctl.complaint import Complaint
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-STATE = Path("/var/lib/spawnhelper/metrics.json")
+STATE = "metrics.json"
 VERSION = 1  # of what is in there
 MOST_SERVICES = 1_000  # whose names the journal has
 
@@ -37,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--textfile", metavar="FILE", type=Path, help="write to a file, at once, for node_exporter"
     )
+    state = Path(manager.now.state, STATE)
     parser.add_argument(
-        "--state", metavar="FILE", type=Path, default=STATE, help=f"where counts are kept ({STATE})"
+        "--state", metavar="FILE", type=Path, default=state, help=f"where counts are kept ({state})"
     )
 
 

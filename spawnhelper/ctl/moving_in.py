@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import files, service
 from spawnhelper.ctl import drafts
 from spawnhelper.ctl.complaint import Complaint
@@ -21,6 +22,8 @@ from spawnhelper.moving.machine import Machine
 from spawnhelper.moving.report import Report
 from spawnhelper.moving.source import Unreadable
 from spawnhelper.outcome import Refusal, printable, shown
+
+GROUPS = ("Group", "SupplementaryGroups")  # those of a user are what they are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +49,10 @@ def run(options: argparse.Namespace) -> int:
         report = sources.imported(options.source, file, Machine(resolve=options.resolve))
     except Unreadable as error:
         raise Complaint(os.EX_CONFIG, f"{shown(file)} {error}") from None
-    defaults.begin_anew(report.files)
+    if manager.now.own:
+        for draft in report.files:
+            draft.lines = [each for each in draft.lines if each.key not in GROUPS]
+    defaults.begin_anew(report.files, manager.now.defaults)
     _rehearse(report)
     written: list[str] = []
     if options.to is not None:
@@ -79,7 +85,7 @@ def _rehearse(report: Report) -> None:
     """Has `spawnctl check` judge each service file as what it is to be: what the file cannot have,
     and what the machine does not have yet."""
     for draft in report.files:
-        file = f"{files.DIRECTORY}/{draft.name}{files.SUFFIX}"
+        file = files.new_file_of(draft.name)
         text = draft.text(report.source).encode()
         if why := _broken(file, text):
             draft.say(BROKEN_FILE, why=why)

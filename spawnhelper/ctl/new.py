@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import files, listeners
 from spawnhelper.ctl import drafts, examination, health, words
 from spawnhelper.ctl.complaint import Complaint
@@ -19,7 +20,7 @@ PLAIN = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./~^-{}[]()<>|&;!?*$#"
 )
 TEMPLATE = """\
-# The service {name}: spawn.conf(5) has all keys, spawnctl show --defaults {name} what holds now.
+# The service {name}: spawn.conf(5) has all keys, {show} --defaults {name} what holds now.
 [Socket]
 {listen}
 {accept}# So many connections at a time; further ones {above}. One client can take all of them,
@@ -28,11 +29,10 @@ MaxConnections={most}
 
 [Spawn]
 # The command, and as whom it runs. No shell reads it: for | > $VAR write /bin/sh -c '...'.
-User={user}
-Argv={argv}
+{user}Argv={argv}
 # Wall-clock time that a connection may take. SizeLimit= and IdleLimit= limit bytes and silence.
 TimeLimit={limit}
-{allow}# What it writes to standard error goes to the journal, and spawnctl status shows it after a
+{allow}# What it writes to standard error goes to the journal, and {status} shows it after a
 # failure. Without this line the client gets it.
 StandardError=journal
 """
@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="where to listen, as in 127.0.0.1:10031, 10031 or /run/spawn/x; may be repeated",
     )
-    parser.add_argument("--user", metavar="USER", required=True, help="as whom the command runs")
+    parser.add_argument(
+        "--user", metavar="USER", required=not manager.now.own, help="as whom the command runs"
+    )
     parser.add_argument("--time-limit", metavar="SPAN", default="1000s", help="TimeLimit= (1000s)")
     parser.add_argument(
         "--max-connections", metavar="N", default="256", help="MaxConnections= (256)"
@@ -75,11 +77,12 @@ def run(options: argparse.Namespace) -> int:
     if not files.is_name(name):
         right = "a service is named with letters, digits, - _ and ."
         raise Complaint(os.EX_USAGE, f"{shown(name)} is no name for a service; {right}")
-    if os.geteuid() != 0 and not options.dry_run:
+    if os.geteuid() != manager.now.uid and not options.dry_run:
         raise Complaint(os.EX_NOPERM, "to write a service file needs root; --dry-run does not")
-    file = f"{files.DIRECTORY}/{name}{files.SUFFIX}"
+    file = files.new_file_of(name)
     if os.path.lexists(file):
-        raise Complaint(os.EX_CANTCREAT, f"{file} is there already; spawnctl edit {name}")
+        edit = f"{manager.now.words('spawnctl')} edit"
+        raise Complaint(os.EX_CANTCREAT, f"{file} is there already; {edit} {name}")
     text = _text(name, options)
     problems = _problems(file, text.encode(errors="surrogateescape"))
     if options.dry_run:
@@ -90,7 +93,8 @@ def run(options: argparse.Namespace) -> int:
         return os.EX_CONFIG
     if not options.dry_run:
         drafts.put(file, text.encode(errors="surrogateescape"), new=True)
-        print(f"{file}: written; spawnctl apply --enable {name} has it listen")
+        listen = f"{manager.now.words('spawnctl')} apply --enable {name}"
+        print(f"{file}: written; {listen} has it listen")
     return 0
 
 
@@ -117,19 +121,27 @@ def _text(name: str, options: argparse.Namespace) -> str:
     values = {
         "listen": "\n".join(f"ListenStream={each}" for each in options.listen),
         "most": options.max_connections,
-        "user": options.user,
+        "user": "" if options.user is None else f"User={options.user}\n",
         "argv": " ".join(map(quoted, options.command)),
         "limit": options.time_limit,
     }
     for each in (*values.values(), allow):
         if any(line.endswith("\\") for line in each.splitlines()) or "\r" in each:
             raise Complaint(os.EX_USAGE, f"{shown(each)} cannot stand in a service file")
-    for each in (*options.listen, options.user, options.time_limit, options.max_connections):
+    one_line = (*options.listen, options.user or "", options.time_limit, options.max_connections)
+    for each in one_line:
         if "\n" in each:
             raise Complaint(os.EX_USAGE, f"{shown(each)} is more than one line")
     accept = "# One server for all connections, see spawn-server(8).\nAccept=no\n"
+    spawnctl = manager.now.words("spawnctl")
     return TEMPLATE.format(
-        name=name, above=above, allow=allow, accept=accept if options.server else "", **values
+        name=name,
+        above=above,
+        allow=allow,
+        accept=accept if options.server else "",
+        show=f"{spawnctl} show",
+        status=f"{spawnctl} status",
+        **values,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl.journal import Journal
-from spawnhelper.ctl.records import Record
+from spawnhelper.ctl.records import SYSTEMS, WRITER, Record
 from spawnhelper.outcome import ENDED, printable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST = 10  # lines; a command can write as many as it likes
 # Between the time of journald and that of the helper.
 BEFORE, AFTER = 10 * USEC_PER_SEC, USEC_PER_SEC
-HELPER = "0"  # whose own words are root's
+HELPER = "spawn"  # SyslogIdentifier= of the units
 
 
 class Output:
@@ -49,13 +49,16 @@ class Output:
         """The ID of the command's standard error. journald does not always know the unit of a
         process that has ended since, so that each line by itself does not tell; but each command
         has a stream of its own."""
-        for field, source in (("_PID", "SPAWN_PID"), ("_SYSTEMD_UNIT", "SPAWN_UNIT")):
+        unit = "_SYSTEMD_UNIT"
+        if "_SYSTEMD_USER_UNIT" in record.fields:
+            unit = "_SYSTEMD_USER_UNIT"
+        for field, source in (("_PID", "SPAWN_PID"), (unit, "SPAWN_UNIT")):
             value = record.fields.get(source)
             if not isinstance(value, str):
                 continue
             for entry in self._lines(record, boot, field, value):
                 # Behind Accept=no the unit has other commands' lines, too.
-                worker = record.fields.get("SPAWN_WORKER") if field == "_SYSTEMD_UNIT" else None
+                worker = record.fields.get("SPAWN_WORKER") if field == unit else None
                 group = str(entry.data.get("_SYSTEMD_CGROUP")).rpartition("/")[2]
                 stream = entry.data.get("_STREAM_ID")
                 if worker in (None, group) and isinstance(stream, str):
@@ -63,9 +66,12 @@ class Output:
         return None
 
     def _lines(self, record: Record, boot: str, field: str, value: str) -> Iterator[JournalEntry]:
-        """What no process of root wrote to a stream while the command ran, the newest first."""
+        """What was written to a stream while the command ran, and not by the helper, the newest
+        first. The system's helper is root, which no command is, and a user's is that user."""
         self._journal.only((field, [value]), ("_BOOT_ID", [boot]), ("_TRANSPORT", ["stdout"]))
         since = record.usec - (record.duration or 0) - BEFORE
         for entry in self._journal.backward(since, record.usec + AFTER):
-            if entry.data.get("_UID") != HELPER:
+            writer, own = entry.data.get(WRITER), record.fields.get(WRITER)
+            helpers = entry.data.get("SYSLOG_IDENTIFIER") == HELPER
+            if (writer != own) if own == SYSTEMS else (writer == own and not helpers):
                 yield entry

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import pwd
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from spawnhelper import summary
+from spawnhelper import manager, summary
 from spawnhelper.conf import files
 from spawnhelper.conf.quantities import MOST_DIGITS
 from spawnhelper.conf.values import DIGITS, consists_of
-from spawnhelper.ctl import times
+from spawnhelper.ctl import times, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.journal import Journal
 from spawnhelper.outcome import HARMLESS, LISTENER, NO_FAILURE, NOTICE, SUMMARY, WARNING, shown
@@ -24,9 +25,10 @@ from spawnhelper.record import MESSAGE_IDS
 if TYPE_CHECKING:
     from cysystemd.reader import JournalEntry
 
-# Anybody can write the other fields. Those that begin with _ are journald's own, and no command
-# runs as root.
-TRUSTED = ("_UID", ["0"])
+# Anybody can write the other fields. Those that begin with _ are journald's own: who wrote it, the
+# manager's user or another. No command runs as root.
+WRITER = "_UID"
+SYSTEMS = str(manager.SYSTEM.uid)
 RESULTS = {message_id: result for result, message_id in MESSAGE_IDS.items()}
 PRIORITIES = {str(number) for number in range(8)}  # syslog(3)
 
@@ -64,8 +66,10 @@ class Record:
     """One connection's record, or that of a listener. usec: when it was written, since the epoch.
     duration and cpu are in microseconds; they and the bytes are None where nobody counted, and
     where the record is about many connections. summed: what these came to. dropped: how many it
-    says were dropped. address, port, uid, pid: of the client, None where nobody knows. fields: the
-    entry as it stands; one that is there twice is a list.
+    says were dropped. name: of its service; service: the same, behind the name of the user whose
+    manager's it is, where that is not the one that this is about. address, port, uid, pid: of the
+    client, None where nobody knows. fields: the entry as it stands; one that is there twice is a
+    list.
 
     A journal that came from elsewhere can have anything in a field. Here, and nowhere else, each is
     checked: odd has the names of those that are passed over, because they are there twice, or are
@@ -82,6 +86,7 @@ class Record:
         "entry",
         "fields",
         "message",
+        "name",
         "odd",
         "pid",
         "port",
@@ -103,7 +108,8 @@ class Record:
             raise Damaged
         self.result = RESULTS[kind]
         self.message = message
-        self.service = self._services()
+        self.name = self._services()
+        self.service = self._owner() + self.name
         self.priority = self._priority()
         self.dropped = self._number("SPAWN_DROPPED")
         self.summed = self._summed() if self.result == SUMMARY else None
@@ -133,6 +139,15 @@ class Record:
         if isinstance(value, list) and all(0 < len(each) <= LONGEST for each in value[:MOST]):
             return " or ".join(value[:MOST])
         return self._word("SPAWN_SERVICE") or ""
+
+    def _owner(self) -> str:
+        uid = self.fields.get(WRITER)
+        if uid == str(manager.now.uid) or not isinstance(uid, str):
+            return ""
+        try:
+            return f"{pwd.getpwuid(int(uid)).pw_name}/"
+        except (KeyError, OverflowError, ValueError):
+            return f"{shown(uid)}/"
 
     @property
     def connections(self) -> int:
@@ -207,7 +222,7 @@ class Record:
     @property
     def detail(self) -> str:
         """The sentence without what service and client say already."""
-        text = self.message.removeprefix(f"{self.service}: ")
+        text = self.message.removeprefix(f"{self.name}: ")
         return text.removesuffix(f", client {self.client}")
 
 
@@ -232,7 +247,8 @@ class Records:
         self._damaged: set[bytes] = set()
         self._odd: set[bytes] = set()
         self._first_odd = ""
-        installed = files.installed()
+        self._of_users = options is not None and bool(options.user_unit)
+        installed = [] if self._of_users else files.installed()
         for name in names:
             known = name in installed and files.is_name(name)
             if not known and not (name.isprintable() and self._any_of(name)):
@@ -248,10 +264,14 @@ class Records:
         boot: str | None = None,
     ) -> None:
         ids = [MESSAGE_IDS[result] for result in results] or RESULTS
-        terms: list[tuple[str, Iterable[str]]] = [TRUSTED, ("MESSAGE_ID", ids)]
+        terms: list[tuple[str, Iterable[str]]] = [("MESSAGE_ID", ids)]
+        if not self._of_users:
+            terms.append((WRITER, [str(manager.now.uid)]))
         if names:
             terms.append(("SPAWN_SERVICE", names))
-        if user is not None:
+        if user is not None and self._of_users:  # whose commands all run as themselves
+            terms.append((WRITER, [words.uid_of(user)]))
+        elif user is not None:
             terms.append(("SPAWN_USER", [user]))
         if boot is not None:
             terms.append(("_BOOT_ID", [boot]))
@@ -320,6 +340,8 @@ class Records:
 
     def _intact(self, entries: Iterable[JournalEntry]) -> Iterator[Record]:
         for entry in entries:
+            if self._of_users and entry.data.get(WRITER) == SYSTEMS:
+                continue
             try:
                 record = Record(entry)
             except Damaged:

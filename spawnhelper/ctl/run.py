@@ -18,6 +18,7 @@ import sys
 import tempfile
 
 import spawnhelper
+from spawnhelper import manager
 from spawnhelper.conf import files, listeners, service
 from spawnhelper.ctl import words
 from spawnhelper.ctl.complaint import Complaint
@@ -61,7 +62,7 @@ def _mine(file: str, folder: str) -> str:
     copy = os.path.join(folder, os.path.basename(file))
     drop_ins = f"{copy}.d"
     os.mkdir(drop_ins)
-    sources = [each for each in files.sources(file) if each != files.DEFAULTS]
+    sources = [each for each in files.sources(file) if each != manager.now.defaults]
     for number, source in enumerate(sources):
         text = files.text(source)
         place = copy if source == file else f"{drop_ins}/{number:04}.conf"
@@ -90,8 +91,10 @@ def _serve(file: str, options: argparse.Namespace) -> int:
     for address in addresses:
         _try(address)
     passed = [*command.EXPORTED, *settings.pass_environment]
-    if settings.max_commands is not None:
+    if settings.max_commands is not None or manager.now.own:
         passed.append("XDG_RUNTIME_DIR")
+    if manager.now.own:
+        passed += ["HOME", "XDG_CONFIG_HOME"]
     arguments = [
         ACTIVATOR,
         "--accept",
@@ -100,6 +103,7 @@ def _serve(file: str, options: argparse.Namespace) -> int:
         sys.executable,
         *("-I", "-X", "utf8"),  # no -S: in a tree or a virtual environment site finds libraries
         os.path.join(os.path.dirname(spawnhelper.__file__), "__main__.py"),
+        *manager.now.option,
         "--file",
         file,
     ]

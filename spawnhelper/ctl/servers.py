@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from spawnhelper import board
+from spawnhelper import board, manager
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.record import span
 
@@ -50,16 +50,17 @@ def server(name: str, shown: Mapping[str, str]) -> Server:
 def _trouble(shown: Mapping[str, str], seen: board.Seen | None, hidden: str) -> tuple[str, str]:
     """What is wrong, in a word and in a sentence. hidden: why its board cannot be read."""
     unit, state = shown["Id"], shown["ActiveState"]
+    systemctl = manager.now.words("systemctl")
     if state == "failed" or shown["SubState"].startswith(AGAIN):
         why = f"it does not run ({shown['Result']}), and clients wait"
-        return "failing", f"{why}; journalctl -u {unit} says why"
+        return "failing", f"{why}; {manager.now.journalctl(unit)} says why"
     if state != "active":
         return "", ""
     if seen is None:
         why = f"it does not say what it does: {hidden or 'its board is not one of this version'}"
-        return "silent", f"{why}; can its unit write there? systemctl cat {unit}"
+        return "silent", f"{why}; can its unit write there? {systemctl} cat {unit}"
     now = time.monotonic_ns() // NSEC_PER_USEC
     if now - seen.due <= LATE:
         return "", ""
     why = f"it has done nothing for {span(now - seen.alive)}; systemd starts it anew after a while"
-    return "stuck", f"{why}, systemctl restart {unit} at once; its connections end"
+    return "stuck", f"{why}, {systemctl} restart {unit} at once; its connections end"

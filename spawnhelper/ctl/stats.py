@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from spawnhelper import manager
 from spawnhelper.ctl import journal, terminal, times, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     """Counts, and shows it; an exit status of sysexits.h."""
     if options.html is not None:
         _write(options.html, "")  # rather now than after the work
-    names = [words.name_of(word) for word in options.service]
+    names = words.services_of(options, options.service)
     since, until = times.limits(options)
     records = Records(names, options)
     tally, apart = Tally(), Apart()
@@ -110,13 +111,14 @@ class Apart:
     def sentences(self) -> list[str]:
         """It in words, with how to see more of it."""
         said = []
+        log = f"{manager.now.words('spawnctl')} log"
         if self.dropping:
             were = "connection was" if self.dropped == 1 else "connections were"
-            see = "spawnctl log --result connection-limit"
+            see = f"{log} --result connection-limit"
             said.append(f"{self.dropped} more {were} dropped above a limit: {see}")
         if self.failures:
             often = "once" if self.failures == 1 else f"{self.failures} times"
-            see = "spawnctl log --result listening-again --result cannot-listen"
+            see = f"{log} --result listening-again --result cannot-listen"
             said.append(f"Listeners failed {often}: {see}")
         return said
 

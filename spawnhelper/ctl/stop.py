@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 
-from spawnhelper import board
+from spawnhelper import board, manager
 from spawnhelper.ctl import status, units
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import shown
@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Ends them, and returns when they have ended; an exit status of sysexits.h."""
+    spawnctl = manager.now.words("spawnctl")
     (listener,) = units.named([options.service])
     if options.all == bool(options.connection):
-        right = f"spawnctl status {listener.name} lists them"
+        right = f"{spawnctl} status {listener.name} lists them"
         raise Complaint(os.EX_USAGE, f"write which connections to stop, or --all; {right}")
     live = status.live_of(listener, units.processes(listener))
     chosen = live
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         chosen = [each for each in live if any(_is(each, word) for word in options.connection)]
         for word in options.connection:
             if not any(_is(each, word) for each in live):
-                right = f"spawnctl status -v {listener.name} lists its connections"
+                right = f"{spawnctl} status -v {listener.name} lists its connections"
                 raise Complaint(os.EX_NOINPUT, f"{listener.name} has no {shown(word)}; {right}")
     if not chosen:
         print(f"{listener.name} has no connection", file=sys.stderr)
@@ -85,6 +86,7 @@ def _stop_workers(name: str, clients: set[str]) -> None:
         ended.register(worker, select.POLLIN)
         if not ended.poll(LONGEST_END):
             raise Complaint(
-                os.EX_TEMPFAIL, "a connection does not end; systemctl restart the server"
+                os.EX_TEMPFAIL,
+                f"a connection does not end; {manager.now.words('systemctl')} restart the server",
             )
         os.close(worker)

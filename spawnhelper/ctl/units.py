@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.ctl import servers, words
 from spawnhelper.ctl.complaint import Complaint
@@ -120,20 +121,20 @@ def processes(listener: Listener) -> list[Process]:
         return _processes(listener.server.unit) if listener.server.busy else []
     if not listener.connections:
         return []
-    show = ["systemctl", "show", "--property=Slice", "--value", listener.connections[0]]
-    found = _processes(_output(show).strip())
+    show = ["show", "--property=Slice", "--value", listener.connections[0]]
+    found = _processes(_output("systemctl", *show).strip())
     return [process for process in found if process.group in listener.connections]
 
 
 def _processes(unit: str) -> list[Process]:
-    call = ["busctl", "--json=short", "call", *MANAGER, "GetUnitProcesses", "s", unit]
-    reply = json.loads(_output(call))
+    call = ["--json=short", "call", *MANAGER, "GetUnitProcesses", "s", unit]
+    reply = json.loads(_output("busctl", *call))
     return [Process(group.rpartition("/")[2], pid, line) for group, pid, line in reply["data"][0]]
 
 
 def systemctl(*words: str) -> None:
     """Has systemctl(1) do something. Raises Complaint with what it says where it cannot."""
-    _output(["systemctl", *words])
+    _output("systemctl", *words)
 
 
 def client(unit: str) -> str:
@@ -159,8 +160,8 @@ def _instance(unit: str) -> str:
 def _shown(properties: Sequence[str], units: Sequence[str]) -> list[Properties]:
     """What systemd has for each of these units; a property can be there more than once."""
     found = []
-    show = ["systemctl", "show", f"--property={','.join(properties)}", *units]
-    for block in _output(show).split("\n\n"):
+    show = ["show", f"--property={','.join(properties)}", *units]
+    for block in _output("systemctl", *show).split("\n\n"):
         shown: Properties = {}
         for line in block.splitlines():
             key, _, value = line.partition("=")
@@ -207,17 +208,19 @@ def _listener(shown: Properties, states: dict[str, Properties]) -> Listener:
     )
 
 
-def _output(command: Sequence[str]) -> str:
+def _output(program: str, *words: str) -> str:
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="surrogateescape"
+            [program, *manager.now.option, *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
         )
     except OSError as error:
-        raise Complaint(
-            os.EX_UNAVAILABLE, f"{command[0]} cannot be run: {error.strerror}"
-        ) from None
+        raise Complaint(os.EX_UNAVAILABLE, f"{program} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        said = printable(done.stderr.strip()) or f"{command[0]} says nothing"
-        what = "does not tell" if command[1] in ("show", "--json=short") else f"cannot {command[1]}"
+        said = printable(done.stderr.strip()) or f"{program} says nothing"
+        what = "does not tell" if words[0] in ("show", "--json=short") else f"cannot {words[0]}"
         raise Complaint(os.EX_UNAVAILABLE, f"systemd {what}: {said}")
     return done.stdout

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pwd
 import re
+from collections.abc import Sequence
 
+from spawnhelper import manager
 from spawnhelper.conf import files
+from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.outcome import shown
 
 DROP_INS = f"{files.SUFFIX}.d"
 SERVER = "spawn-server@"
@@ -21,7 +26,7 @@ def file_of(wanted: str) -> str:
         if not base.endswith(DROP_INS):
             return wanted
         file = os.path.join(folder, base.removesuffix(".d"))
-        ours = folder in (files.DIRECTORY, files.VENDOR)
+        ours = folder in manager.now.folders
         return files.file_of(files.name_of(file)) if ours else file
     return files.file_of(name_of(wanted))
 
@@ -36,6 +41,24 @@ def named(client: str) -> str:
     except (KeyError, OverflowError):
         return client
     return f"{client[: found.start()]}{name} ({found[1]})"
+
+
+def uid_of(name: str) -> str:
+    """The uid of a user. Raises Complaint."""
+    try:
+        return str(pwd.getpwnam(name).pw_uid)
+    except KeyError:
+        sentence = f"--user={shown(name)} is no account of this machine"
+        raise Complaint(os.EX_USAGE, sentence) from None
+
+
+def services_of(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The services that are named, of one manager or, with --user-unit, of all users'. Raises
+    Complaint where that is both."""
+    if names and options.user_unit:
+        sentence = "--user-unit is for services of users' own; leave out it, or the other names"
+        raise Complaint(os.EX_USAGE, sentence)
+    return [name_of(each) for each in (*names, *options.user_unit)]
 
 
 def name_of(wanted: str) -> str:

@@ -11,7 +11,7 @@ for them it leaves a mark, and the next one to end asks once more.
 
 from __future__ import annotations
 
-from spawnhelper import record
+from spawnhelper import manager, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 else:
     import posix as os
 
-FOLDER = "/run/spawn/dropped"  # a file a service: how many of them have been said
 ANSWER_TIME = 5  # seconds
 MARK = "."  # before the name of one that is there as long as there can be more to say
 
@@ -32,14 +31,15 @@ def say(service: Service) -> None:
     Nothing is said while another helper asks, or where that cannot be noted or systemd does not
     tell: the next one to end asks again.
     """
-    mark = f"{FOLDER}/{MARK}{service.name}"
+    folder = f"{manager.now.runtime}/dropped"  # a file a service: how many of them have been said
+    mark = f"{folder}/{MARK}{service.name}"
     try:
         full = _full(service)
         if full:
             os.close(_opened(mark))
         elif not _exists(mark):
             return
-        said = _opened(f"{FOLDER}/{service.name}")
+        said = _opened(f"{folder}/{service.name}")
         try:
             count = _unsaid(said, service.name)
         finally:
@@ -83,7 +83,8 @@ def _unsaid(said: int, name: str) -> int:
     import fcntl
     import subprocess
 
-    show = ["systemctl", "show", "--property=NRefused", "--value", f"spawn@{name}.socket"]
+    show = ["systemctl", *manager.now.option, "show", "--property=NRefused", "--value"]
+    show.append(f"spawn@{name}.socket")
     fcntl.flock(said, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         shown = subprocess.run(show, check=False, capture_output=True, timeout=ANSWER_TIME).stdout
@@ -95,10 +96,11 @@ def _unsaid(said: int, name: str) -> int:
 
 
 def _opened(file: str) -> int:
-    """A descriptor of this file in FOLDER, both of which are made if need be."""
-    for folder in (FOLDER.rpartition("/")[0], FOLDER):
+    """A descriptor of this file, which is made if need be, as the two folders around it are."""
+    own = file.rpartition("/")[0]
+    for folder, mode in ((own.rpartition("/")[0], 0o755), (own, 0o700)):
         try:
-            os.mkdir(folder, 0o700 if folder == FOLDER else 0o755)
+            os.mkdir(folder, mode)
         except FileExistsError:
             pass
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from spawnhelper import manager
 from spawnhelper.conf.service import Service
 from spawnhelper.conf.syntax import Assignment
 from spawnhelper.doors import pool
@@ -69,7 +70,15 @@ def execute(program: str, name: str, state: dict[str, Any], kept: Iterable[int])
             text = text[os.write(memory, text) :]
         for descriptor in (*kept, memory):
             os.set_inheritable(descriptor, True)
-        argv = [sys.executable, *INTERPRETER, program, name, RESUME, str(memory)]
+        argv = [
+            sys.executable,
+            *INTERPRETER,
+            program,
+            *manager.now.option,
+            name,
+            RESUME,
+            str(memory),
+        ]
         os.execv(argv[0], argv)
     finally:
         for descriptor in kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.conf.values import unmapped
 from spawnhelper.outcome import RESOURCES, Refusal, shown
@@ -91,7 +92,7 @@ class Connection:
     @property
     def only_counted(self) -> bool:
         """Whether this is no client, but rearm.py, which wants systemd to have counted one more."""
-        if self.peer is None or self.peer[1] != 0:
+        if self.peer is None or self.peer[1] != manager.now.uid:
             return False
         return bool(self._peername == files.COUNTED % self.peer[0])
 
@@ -215,7 +216,8 @@ def adopted(descriptor: int, family: int) -> socket.socket:
 
 
 def _not_ours(what: str) -> Refusal:
-    sentence = f"{what}; start the socket instead: systemctl enable --now spawn@NAME.socket"
+    enable = f"{manager.now.words('systemctl')} enable --now spawn@NAME.socket"
+    sentence = f"{what}; start the socket instead: {enable}"
     return Refusal(RESOURCES, os.EX_USAGE, sentence)
 
 

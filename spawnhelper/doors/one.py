@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from posix import environ
 
+from spawnhelper import manager
 from spawnhelper.conf import files, service
 from spawnhelper.doors import inherited
 from spawnhelper.outcome import EXEC_FAILED, RESOURCES, Refusal
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> int:
     arguments: the connection's unit, for the record; or --file FILE, as `spawnctl run` gives it,
     to follow one service file wherever it is.
     """
+    arguments = manager.chosen(arguments)
     file = arguments[1] if arguments[:1] == ["--file"] else None
     unit = arguments[0] if file is None and arguments else ""
     connection: Connection | None = None

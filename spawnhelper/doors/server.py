@@ -30,7 +30,7 @@ if __name__ == "__main__":  # as in __main__.py
 import _prctl
 from systemd import daemon
 
-from spawnhelper import board, record
+from spawnhelper import board, manager, record
 from spawnhelper.conf import files, service
 from spawnhelper.conf.service import Service
 from spawnhelper.conf.watch import Watch
@@ -477,6 +477,7 @@ def _source(connection: Connection) -> str:
 def main(arguments: list[str]) -> int:
     """Serves the service of this name with the listeners that systemd, or the program that this
     process was before, has handed over."""
+    arguments = manager.chosen(arguments)
     if arguments[:1] == [handover.TRY]:
         return os.EX_OK if arguments[1:] == [str(handover.FORMAT)] else os.EX_PROTOCOL
     name, *more = arguments

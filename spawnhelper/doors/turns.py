@@ -17,6 +17,7 @@ import select
 import time
 from posix import environ
 
+from spawnhelper import manager
 from spawnhelper.outcome import QUEUE_LIMIT, RESOURCES, Refusal, printable
 from spawnhelper.stages import banner
 from spawnhelper.stages.wait import until_any
@@ -33,7 +34,6 @@ else:
     import _socket as socket
     import posix as os
 
-FOLDER = "/run/spawn/turns"
 LAST = ".last"  # the file with the last number that was given
 TURN = "+"  # behind the name of one that has its turn
 NSEC_PER_USEC = 1_000
@@ -224,11 +224,11 @@ class Place:
 def _folder() -> str:
     """The folder of the folders of services."""
     if os.geteuid() == 0:
-        return FOLDER
+        return f"{manager.SYSTEM.runtime}/turns"
     own = environ.get(b"XDG_RUNTIME_DIR", b"").decode(errors="surrogateescape")
     if not own:
         raise Refusal(RESOURCES, os.EX_NOPERM, "MaxCommands= needs root, or $XDG_RUNTIME_DIR")
-    return f"{own}/spawn-turns"
+    return f"{own}/spawn/turns"
 
 
 def _opened(folder: str, name: str) -> int:

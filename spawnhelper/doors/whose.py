@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spawnhelper import manager
 from spawnhelper.conf import files, listeners
 from spawnhelper.outcome import Problem, misconfigured
 
@@ -62,17 +63,18 @@ def service_of(connection: Connection) -> str:
         refusal = misconfigured(Problem(files.file_of(names[0]), None, sentence))
         refusal.services = tuple(names)
         raise refusal
+    reload = f"{manager.now.words('systemctl')} daemon-reload"
     sentence = (
-        f"systemd has been told of no service with ListenStream={place}; run systemctl "
-        "daemon-reload, and restart the socket unit, or stop it if its service is gone"
+        f"systemd has been told of no service with ListenStream={place}; run {reload}, and restart "
+        "the socket unit, or stop it if its service is gone"
     )
-    raise misconfigured(Problem(files.DIRECTORY, None, sentence))
+    raise misconfigured(Problem(manager.now.folders[0], None, sentence))
 
 
 def _told() -> list[str]:
     """The services that systemd has been told of."""
     try:
-        entries = os.listdir(files.GENERATED)
+        entries = os.listdir(manager.now.generated)
     except FileNotFoundError:
         return []
     return sorted(
@@ -88,7 +90,7 @@ def _active(names: list[str]) -> list[str]:
     import subprocess
 
     units = [f"spawn@{name}.socket" for name in names]
-    ask = ["systemctl", "is-active", *units]
+    ask = ["systemctl", *manager.now.option, "is-active", *units]
     try:
         told = subprocess.run(ask, check=False, capture_output=True, timeout=ANSWER_TIME).stdout
     except (OSError, subprocess.SubprocessError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spawnhelper.conf import files, syntax
+from spawnhelper.conf import syntax
 from spawnhelper.conf.settings import KEYS
 from spawnhelper.moving.draft import Draft, Line
 from spawnhelper.moving.job import ANEW
@@ -14,7 +14,7 @@ STRICT = ("DenyFrom", "RefuseUsers")
 CLOSING = {"AllowFrom": ("AllowFrom", "DenyFrom"), "AccessTimes": ("AccessTimes",)}
 
 
-def begin_anew(drafts: list[Draft], file: str = files.DEFAULTS) -> None:
+def begin_anew(drafts: list[Draft], file: str) -> None:
     """Resets in each draft what the defaults would add to it, or set otherwise."""
     try:
         text = read(file)

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.moving.draft import CONVERTED, LOSSY, OFF, Draft
 from spawnhelper.moving.machine import INETUTILS, OPENBSD
@@ -24,13 +25,17 @@ def steps(report: Report, folder: str) -> list[str]:
         return []
     names = [each.name for each in drafts]
     paths = [os.path.join(folder, f"{name}{files.SUFFIX}") for name in names]
-    made = ["# What is there now, and what it lacks:", f"spawnctl check {shlex.join(paths)}"]
-    if os.path.realpath(folder) != files.DIRECTORY:
+    systemctl, check = manager.now.words("systemctl"), manager.now.words("spawnctl") + " check"
+    made = ["# What is there now, and what it lacks:", f"{check} {shlex.join(paths)}"]
+    if os.path.realpath(folder) != manager.now.folders[0]:
         made += [
-            f"# The files count in {files.DIRECTORY}:",
-            f"cp --preserve=mode --no-clobber {shlex.join(paths)} {files.DIRECTORY}/",
+            f"# The files count in {manager.now.folders[0]}:",
+            f"cp --preserve=mode --no-clobber {shlex.join(paths)} {manager.now.folders[0]}/",
         ]
-    made.append("systemctl daemon-reload")
+    made.append(f"{systemctl} daemon-reload")
+    if manager.now.own:
+        made.append("# Once nobody else listens there:")
+        return [*made, f"{systemctl} enable --now {_units(drafts)}"]
     return made + STEPS[report.source](report)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.moving.draft import Draft
 
@@ -51,8 +52,9 @@ def write(drafts: list[Draft], source: str, folder: str, *, force: bool) -> list
 def _files(path: str) -> list[str]:
     """The files of the service that are there already. A vendor's would be replaced, too."""
     found = [path]
-    if os.path.dirname(path) == files.DIRECTORY:
-        found.append(os.path.join(files.VENDOR, os.path.basename(path)))
+    first, *others = manager.now.folders
+    if os.path.dirname(path) == first:
+        found += [os.path.join(folder, os.path.basename(path)) for folder in others]
     return [each for each in found if os.path.lexists(each)]
 
 

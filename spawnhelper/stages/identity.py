@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spawnhelper import manager
 from spawnhelper.conf.values import account_of, group_of
 from spawnhelper.outcome import Problem, misconfigured
 
@@ -35,7 +36,7 @@ class Identity:
 
 def resolve(service: Service) -> Identity:
     """The identity of the service's command, or a Refusal with every problem it has."""
-    name, named_group = service.user
+    name, named_group = service.user or (str(manager.now.uid), None)
     if name.isdigit() and int(name) in INVALID:
         sentence = f"User= is uid {name}, which means -1; name another account"
         raise misconfigured(service.problem("User", sentence))
@@ -56,11 +57,16 @@ def resolve(service: Service) -> Identity:
             sentence = f"User= is uid {entry.pw_uid}, and RefuseUsers= refuses {entry.pw_name}"
             problems.append(service.problem("User", f"{sentence}; name another account"))
 
+    if manager.now.own and account.pw_uid != manager.now.uid and not problems:
+        sentence = "User= is not you, and a service of one's own runs as oneself; remove the line"
+        problems.append(service.problem("User", sentence))
+
     wanted: list[tuple[str, int | str]] = []
     if service.group is not None:
         wanted = [("Group", service.group)]
     elif not problems:  # or the line has been named already
-        wanted = [("User", account.pw_gid if named_group is None else named_group)]
+        usual = os.getegid() if manager.now.own else account.pw_gid
+        wanted = [("User", usual if named_group is None else named_group)]
     wanted += [("SupplementaryGroups", group) for group in service.supplementary_groups]
     groups: list[int] = []  # the primary one first
     for key, group in wanted:
@@ -70,6 +76,9 @@ def resolve(service: Service) -> Identity:
             problems.append(service.problem(key, f"{key}= {sentence}"))
         elif gid is not None:
             groups.append(gid)
+    if manager.now.own and groups[:1] not in ([], [os.getegid()]):
+        sentence = f"User= gives gid {groups[0]}, and yours is {os.getegid()}; leave out the group"
+        problems.append(service.problem("User", sentence))
     if problems:
         raise misconfigured(*problems)
     return Identity(account.pw_name, account.pw_uid, groups[0], sorted(set(groups)), account.pw_dir)
@@ -91,8 +100,13 @@ def _refused_group(group: int | str, gid: int | None, refused: list[pwd.struct_p
 
 
 def check_reach(service: Service, identity: Identity) -> None:
-    """Refuses an identity that this process cannot take on: without root, any but its own."""
+    """Refuses what this process cannot take on: without root, any identity but its own, and for a
+    service of one's own what is beyond its limits."""
     mine = (os.geteuid(), os.getegid())
+    if manager.now.own:
+        from spawnhelper.conf import own
+
+        own.check_reach(service, own.reach())
     if mine[0] == 0 or mine == (identity.uid, identity.gid):
         return
     sentence = (

@@ -1,4 +1,5 @@
-"""What a service's files come to: what is decided before there is a connection. Root's alone."""
+"""What a service's files come to: what is decided before there is a connection. The server's
+alone."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ class Plan:
 def made(settings: Service) -> Plan:
     """The plan of a service whose files have just been read. Raises Refusal."""
     who = identity.resolve(settings)
+    identity.check_reach(settings, who)
     program = command.find(settings)
     for key, path in (("Banner", settings.banner), ("BannerRefused", settings.banner_refused)):
         if path is not None:

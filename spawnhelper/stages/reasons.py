@@ -13,6 +13,7 @@ import grp
 import pwd
 import select
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.outcome import EXEC_FAILED, Refusal, shown
 from spawnhelper.stages import command, executables, identity
@@ -163,9 +164,10 @@ class Look:
         self.of_machine = executables.bounding_set("1")
         self.unprivileged = service.no_new_privileges
         self.template = service.template
-        self.remedy = f"systemctl edit {service.template}"
+        systemctl = manager.now.words("systemctl")
+        self.remedy = f"{systemctl} edit {service.template}"
         if service.standing:  # the change is for the next one
-            self.remedy += f" and systemctl restart spawn-server@{service.name}"
+            self.remedy += f" and {systemctl} restart spawn-server@{service.name}"
         root = service.root_directory
         self.inside = "" if root is None else f" in RootDirectory={shown(root)}"
         self.groups = _further_groups(who)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 
+from spawnhelper import manager
 from spawnhelper.conf import dropins, files
 from spawnhelper.outcome import ERR, Problem, Refusal, shown
 
@@ -16,10 +17,13 @@ LONGEST_LINE = 900  # of 1024 bytes that the kernel takes for a record
 
 def main(arguments: list[str]) -> int:
     """Writes the drop-ins into the first of systemd's three folders; with --explain NAME says
-    instead why that service has none.
+    instead why that service has none. With --user before all that it is about one's own.
 
     A service whose file cannot be followed is left out, and does not keep the others from it.
     """
+    if arguments[:1] == [manager.OPTION] and len(arguments) == 4 and os.geteuid() == 0:
+        return 0  # root's own: nothing is to be said of that at each login
+    arguments = manager.chosen(arguments)
     if arguments[:1] == ["--explain"] and len(arguments) == 2:
         print(explain(files.file_of(arguments[1])), file=sys.stderr)
         return os.EX_CONFIG
@@ -57,7 +61,8 @@ def explain(file: str) -> str:
     if list(made) == [unit] and os.path.exists(files.drop_in(unit)):
         sentence = "the service has no server; write Accept=no in [Socket] if it is to have one"
         return str(Problem(file, None, sentence))
-    sentence = "systemd has not seen this service file yet; run systemctl daemon-reload"
+    sentence = "systemd has not seen this service file yet; run "
+    sentence += f"{manager.now.words('systemctl')} daemon-reload"
     return str(Problem(file, None, sentence))
 
 

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # as in __main__.py
 
     sys.path += LIBRARIES
 
+from spawnhelper import manager
 from spawnhelper.conf import files
 from spawnhelper.outcome import CANNOT_LISTEN, LISTENING_AGAIN, misconfigured
 
@@ -38,7 +39,7 @@ FEWEST_STEPS, STEPS = 2, 8
 def main(arguments: list[str]) -> int:
     """Starts spawn@NAME.socket, again and again. 0: it listens; EX_CONFIG: it never will, as things
     stand."""
-    (name,) = arguments
+    (name,) = manager.chosen(arguments)
     status = attempt(name, first=True)
     while status == os.EX_TEMPFAIL:
         time.sleep(PAUSE)
@@ -101,7 +102,14 @@ def taken(claimed: list[Listener]) -> str:
 
 def start(unit: str) -> int:
     """The process that has the unit started, but not against a stop that is on its way."""
-    command = ["/usr/bin/systemctl", "start", "--quiet", "--job-mode=fail", unit]
+    command = [
+        "/usr/bin/systemctl",
+        *manager.now.option,
+        "start",
+        "--quiet",
+        "--job-mode=fail",
+        unit,
+    ]
     null = [(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)]
     return os.posix_spawn(command[0], command, os.environ, file_actions=null)
 
@@ -128,7 +136,7 @@ def shown(unit: str, name: str) -> str:
     """A property of a unit, as systemctl shows it."""
     import subprocess
 
-    command = ["systemctl", "show", f"--property={name}", "--value", unit]
+    command = ["systemctl", *manager.now.option, "show", f"--property={name}", "--value", unit]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 

@@ -77,6 +77,7 @@ def complains(refusal: Refusal, octets: bytes) -> None:
 
 def can_be_followed(loaded: service.Service) -> None:
     """Nothing is in it that would end the helper later than here."""
+    assert loaded.user
     assert loaded.user[0]
     assert loaded.argv[0]
     texts = [*loaded.argv, *loaded.environment, *loaded.environment.values(), loaded.argv0 or ""]
