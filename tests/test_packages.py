@@ -140,6 +140,29 @@ def a_server_outlives_an_upgrade(machine: Pristine) -> None:
     file.unlink()
 
 
+def test_services_of_a_user_outlive_an_upgrade(machine: Pristine) -> None:
+    """And what is connected to them, through both doors; a removal ends them."""
+    machine.install(packages(BUILT))
+    machine.run("useradd -m alice && systemd-run -q --wait loginctl enable-linger alice")
+    folder = machine.root / "home/alice/.config/spawn"
+    folder.mkdir(parents=True)
+    (folder / "own.conf").write_text(SERVICE.replace("User=nobody\n", ""))
+    (folder / "server.conf").write_text(SERVER.replace("User=nobody\n", ""))
+    systemctl = "systemctl --user --machine=alice@"
+    until(lambda: machine.run(f"{systemctl} daemon-reload", check=False).returncode == 0)
+    machine.run(f"{systemctl} start spawn@own.socket spawn@server.socket")
+    code = machine.work / "held.py"
+    code.write_text(HELD)
+    for port in (PORT, PORT + 1):
+        machine.run(f"python3 {code} {port} {' '.join(map(str, packages(BUILT)))}")
+    assert list((machine.root / "run/systemd").glob("*/spawn*.d/50-upgrade.conf")) == []
+    state = f"{systemctl} is-active spawn-server@server.service spawn@own.socket"
+    assert machine.run(state).stdout == "active\nactive\n"
+    machine.run("apt-get -qy purge spawnhelper python3-cysystemd")
+    no_unit(machine)
+    assert (folder / "own.conf").exists()
+
+
 def answer(machine: Pristine) -> str:
     """What a connection to the service says."""
     return machine.run(f"printf x | socat -t 5 - TCP:127.0.0.1:{PORT}").stdout
@@ -321,6 +344,7 @@ def test_autopkgtest(source: str, tmp_path: Path) -> None:
         "1/spawnctl.1",
         "8/spawn-generator.8",
         "8/spawn-server.8",
+        "7/spawn-user.7",
         "7/spawnhelper-cookbook.7",
         "7/spawnhelper-troubleshooting.7",
     ],

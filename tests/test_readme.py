@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spawnhelper.conf.settings import LIMITS, SETTINGS
+from spawnhelper.conf.settings import EVERY, LIMITS, SETTINGS, WITHIN
 from spawnhelper.conf.standing import RULES
 from spawnhelper.conf.values import CONNECTION_VARIABLES
 
@@ -54,6 +54,20 @@ def test_the_manual_page_has_every_key() -> None:
     assert [rule.why for rule in RULES if f"=\\fR\n{rule.why}.\n" not in plain] == [
         next(rule.why for rule in RULES if "User" in rule.names)  # any key of the table above
     ]
+
+
+def test_the_page_of_users_has_what_is_different_there() -> None:
+    man = README.parent / "man"
+    page = subprocess.run(
+        [sys.executable, "-B", str(man / "render"), str(man / "spawn-user.7.in")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.replace("\\-", "-")
+    different = {each.key: each.own for each in SETTINGS if each.own != EVERY}
+    assert "@OWN@" not in page
+    assert [key for key in different if key not in LIMITS and f"I{key}=\\fR" not in page] == []
+    assert [why for why in different.values() if why != WITHIN and f"{why}.\n" not in page] == []
 
 
 def test_the_manual_page_has_every_option() -> None:
