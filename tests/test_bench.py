@@ -35,6 +35,7 @@ def results() -> object:
         figures.shares = {name: [0.001] * 2 for name in (*usage.SHARES, usage.UNITS)}
         made.servers[name] = figures
     made.stages = {"fork": [0.002, 0.003, 0.004]}
+    made.standing = {"the commands": 0.003, "the server": 0.001}
     return made
 
 
@@ -95,6 +96,7 @@ def test_tables_and_plot(
     for name in servers.SERVERS:
         assert sum(row[:1] == [name] for row in rows) == 3 + (name in bars.UNITS)
     assert ["fork", "3.00", "0.33"] in rows
+    assert ["the commands", "3.00", "75%"] in rows
     assert plot.read_text().count("<svg") == other.read_text().count("<svg") == 1
 
 

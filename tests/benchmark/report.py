@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     results = read(options.results)
     console = Console(width=WIDTH)
-    for table in (of_bars, of_servers, of_shares, of_stages, of_growth, of_arrivals):
+    tables = (of_bars, of_servers, of_shares, of_stages, of_standing, of_growth, of_arrivals)
+    for table in tables:
         console.print(table(results))
     options.plot.write_text(plot(results))
     options.arrivals_plot.write_text(arrivals_plot(results))
@@ -107,6 +108,15 @@ def of_stages(results: Results) -> Table:
     for name, seconds in results.stages.items():
         spent = statistics.median(seconds)
         table.add_row(name, f"{spent * 1e3:.2f}", f"{spent / start:.2f}")
+    return table
+
+
+def of_standing(results: Results) -> Table:
+    """Whose processor time a connection is with a standing server."""
+    table = _table("Accept=no: processor time of", "CPU ms", "share")
+    whole = sum(results.standing.values())
+    for name, seconds in results.standing.items():
+        table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / whole:.0%}")
     return table
 
 

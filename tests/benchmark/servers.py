@@ -114,7 +114,7 @@ def prepared(names: Container[str]) -> list[Server]:
 
 def touch(server: Server) -> None:
     """Changes a service file of ours such that it says something else."""
-    file = SERVICES / f"{_unit(server.name, 'echo')}.conf"
+    file = SERVICES / f"{unit_of(server.name, 'echo')}.conf"
     text = file.read_text()
     file.write_text(f"{text}Environment=CHANGED={text.count('CHANGED')}\n")
 
@@ -189,7 +189,7 @@ def _bare(
     """Units without a helper, whose command systemd itself puts on the connection."""
     units = []
     for command, line in COMMANDS.items():
-        unit = _unit(name, command)
+        unit = unit_of(name, command)
         stream = f"StandardInput=socket\nStandardOutput=socket\nExecStart={start}{line}\n"
         (UNITS / f"{unit}@.service").write_text(service + stream)
         listen = f"ListenStream=127.0.0.1:{ports[command]}\nAccept=yes\n"
@@ -198,7 +198,8 @@ def _bare(
     return Server(name, ports, tuple(units), growing)
 
 
-def _unit(name: str, command: str) -> str:
+def unit_of(name: str, command: str) -> str:
+    """What a server's unit is called, and its service, without what is around that."""
     words = "".join(each if each.isalnum() else " " for each in name).split()
     return "-".join(("bench", *words, command))
 
@@ -211,7 +212,7 @@ def _daemon(line: str) -> Callable[[str, dict[str, int]], Server]:
     def make(name: str, ports: dict[str, int]) -> Server:
         units = []
         for command, port in ports.items():
-            unit = f"{_unit(name, command)}.service"
+            unit = f"{unit_of(name, command)}.service"
             filled = line.format(
                 port=port, command=COMMANDS[command], uid=account.pw_uid, gid=account.pw_gid
             )
@@ -263,7 +264,7 @@ def _ours(
     def make(name: str, ports: dict[str, int]) -> Server:
         units = []
         for command, port in ports.items():
-            service = _unit(name, command)
+            service = unit_of(name, command)
             listen = f"[Socket]\nListenStream=127.0.0.1:{port}\nMaxConnections={ROOM}\n"
             listen += f"Accept={accept}\n"
             spawn = f"[Spawn]\nUser={USER}\nArgv={COMMANDS[command]}\nTimeLimit=infinity\n{more}"

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmark import client, servers, stages, usage
+from benchmark import client, servers, stages, standing, usage
 from benchmark.servers import Server
 
 AT_ONCE = (1, 16, 64)
@@ -105,7 +105,8 @@ class Results:
     """Of a run. about: the machine and the versions. held: connections at most. starts: seconds
     that the interpreter takes to start and end, a list a round. idle: bytes that an idle one has
     for itself. stages: seconds of the helper's own processor time, of each connection, by what it
-    spent them on."""
+    spent them on. standing: seconds of processor time a connection, with Accept=no, by who has used
+    them."""
 
     about: dict[str, str]
     held: int
@@ -113,6 +114,7 @@ class Results:
     idle: float = 0.0
     servers: dict[str, Figures] = field(default_factory=dict)
     stages: dict[str, list[float]] = field(default_factory=dict)
+    standing: dict[str, float] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -267,8 +269,11 @@ def _hold(server: Server, levels: list[int], results: Results, held: contextlib.
 
 
 def profile(_: int, chosen: list[Server], results: Results) -> None:
-    """What the helper spends its time on."""
+    """What the helper spends its time on, and who else does with a standing server."""
     for server in chosen:
+        if server.name == STANDING:
+            server.start()
+            results.standing = standing.shared(server)
         if server.name == "spawnhelper":
             server.start()
             for name, seconds in stages.watched(server).items():

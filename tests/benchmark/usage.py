@@ -40,9 +40,14 @@ def processor_time() -> float:
 
 def shares() -> dict[str, float]:
     """Seconds that each of SHARES has used, and UNITS."""
-    found = {name: _used(GROUPS / group) for name, group in SHARES.items()}
+    found = {name: of_group(group) for name, group in SHARES.items()}
     found[UNITS] = sum(_used(group) for group in GROUPS.glob("system.slice/system-*.slice"))
     return found
+
+
+def of_group(name: str) -> float:
+    """Seconds that a control group of the machine has used."""
+    return _used(GROUPS / name)
 
 
 def _used(group: Path = GROUPS) -> float:
