@@ -42,8 +42,9 @@ from spawnhelper.stages.plan import Plan
 from spawnhelper.stages.serve import Ended
 from spawnhelper.stages.wait import until_any
 
-# Postfix has the same (master(5), max_use): whatever adds up does so only so far.
-MOST_USES = 100
+# Whatever adds up does so only so far. Who comes while the next one is made waits for that, and a
+# hundred, as Postfix has it (master(5), max_use), would be one of a hundred connections.
+MOST_USES = 1_000
 NSEC_PER_USEC = 1_000
 # The least soft limits that do not touch a worker, whatever it does: it sets these once, and its
 # commands inherit them. Others each command gets for itself, which takes a fork.
