@@ -232,3 +232,25 @@ def test_privileges_without_effect(service: Callable[..., Installed], folder: Pa
     assert notes(there) == [note.replace("group-ID", "user-ID and has file capabilities")]
     there.write(f"User=nobody\nArgv={program}\nNoNewPrivileges=no")
     assert notes(there) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ("QueueLimit=5s", "MaxCommands="),
+        ("ProxyTimeLimit=5s", "ProxyProtocol="),
+        ("SummaryInterval=5min", "Log=summary"),
+    ],
+)
+def test_a_key_that_does_nothing_alone(
+    service: Callable[..., Installed], line: str, other: str
+) -> None:
+    key = line.partition("=")[0]
+    note = f" note: {key}= does nothing without {other}; add that, or remove the line"
+    there = service(f"{NOBODY}StandardError=journal\n{line}\n", start=False)
+    assert [each.partition(":")[2] for each in notes(there)] == [note]
+    whole = {"QueueLimit": "MaxCommands=1", "ProxyTimeLimit": "ProxyProtocol=any"}
+    if key in whole or there.door.name == "Accept=no":  # Log=summary is refused elsewhere
+        more = whole.get(key, "Log=summary")
+        there.write(f"{NOBODY}StandardError=journal\n{line}\n{more}")
+        assert not any(key in each for each in notes(there))

@@ -36,6 +36,7 @@ def of(settings: Service, file: str) -> list[Problem]:
     notes = [
         *_collisions(settings, file),
         *_queue(settings),
+        *_in_vain(settings, file),
         *_processes(settings),
         *_later_systemd(settings, file),
         *_of_service(file),
@@ -83,6 +84,20 @@ def _queue(settings: Service) -> list[Problem]:
         f"{settings.max_connections}; raise that in [Socket]"
     )
     return [settings.problem("MaxCommands", sentence)]
+
+
+def _in_vain(settings: Service, file: str) -> list[Problem]:
+    """Keys of the service's own file that mean something with another one alone."""
+    in_vain = {
+        "QueueLimit": ("MaxCommands=", settings.max_commands is None),
+        "ProxyTimeLimit": ("ProxyProtocol=", not settings.proxied),
+        "SummaryInterval": ("Log=summary", settings.log != "summary"),
+    }
+    return [
+        settings.problem(key, f"{key}= does nothing without {other}; add that, or remove the line")
+        for key, (other, missing) in in_vain.items()
+        if missing and key in settings.given and settings.given[key][-1].file == file
+    ]
 
 
 def _processes(settings: Service) -> list[Problem]:
