@@ -410,6 +410,7 @@ COMPLETIONS = [
     ("spawnctl", "st", {"stats", "status", "stop"}),
     ("spawnctl log --result", "exit", {"exit-code"}),
     ("spawnctl log --user", "nobo", {"nobody"}),
+    ("spawnctl --user", "st", {"stats", "status", "stop"}),
     ("spawnctl import", "", {"inetd", "postfix", "xinetd"}),
 ]
 BEHIND_EQUALS = [
@@ -447,6 +448,12 @@ def test_completion_of_services(shell: str, service: Callable[..., Installed]) -
             found = completed(shell, f"spawnctl {verb}", start)
             assert names <= found
             assert masked.stem not in found
+        assert not names & completed(shell, "spawnctl --user status", start)
+        own = Path(f"/etc/spawn/user/{start}-own.conf")
+        own.write_text("[Spawn]\n")
+        assert own.stem in completed(shell, "spawnctl --user status", start)
+        assert own.stem not in completed(shell, "spawnctl status", start)
+        own.unlink()
         assert completed("bash", "spawnctl check", "/etc/spaw") == {"/etc/spawn"}
         assert completed("bash", "spawnctl stats -D", "/etc/spaw") == {"/etc/spawn"}
         assert completed("bash", "spawnctl import inetd --to", "/etc/spaw") == {"/etc/spawn"}

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 
+from spawnhelper import manager
 from spawnhelper.conf import files, listeners, service, values
 from spawnhelper.conf.service import Service
 from spawnhelper.conf.syntax import Assignment
@@ -133,7 +134,9 @@ def _later_systemd(settings: Service, file: str) -> list[Problem]:
 
 def _of_service(file: str) -> list[Problem]:
     """Directives of [Service] by which systemd makes files for the user of a unit, and the server's
-    is root; and one by which records are elsewhere."""
+    is root; and one by which records are elsewhere. Of one's own the server is the user itself."""
+    if manager.now.own:
+        return []
     notes = []
     for each in service.unit_sections(file)[0]:
         if each.section != "Service" or not each.value:
@@ -222,7 +225,13 @@ def _verified(
             if suffix == "socket":
                 out.write("[Service]\nExecStart=/bin/true\n")
         try:
-            command = ["systemd-analyze", "verify", "--man=no", unit.replace("@.", "@x.")]
+            command = [
+                "systemd-analyze",
+                *manager.now.option,
+                "verify",
+                "--man=no",
+                unit.replace("@.", "@x."),
+            ]
             done = subprocess.run(
                 command,
                 check=False,

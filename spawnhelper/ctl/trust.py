@@ -7,6 +7,7 @@ import re
 import stat
 from functools import cache
 
+from spawnhelper import manager
 from spawnhelper.conf import files, service
 from spawnhelper.conf.service import Service
 from spawnhelper.outcome import Problem, Refusal, shown
@@ -16,7 +17,10 @@ SECRET = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY", re.IGNORECASE)  # in the name 
 
 
 def of(settings: Service) -> list[Problem]:
-    """What to think about for whom the service has to trust."""
+    """What to think about for whom the service has to trust. Those of one user have no secrets
+    from each other."""
+    if manager.now.own:
+        return []
     return [*_jail(settings), *_shared_secret(settings), *_shared_server(settings)]
 
 
