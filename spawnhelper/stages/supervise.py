@@ -85,7 +85,6 @@ class Supervision:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.signals.ignore()
         if not self._swept:  # as where the child could not become the command
             self.sweep()
         os.close(self._ended)
