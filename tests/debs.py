@@ -19,10 +19,7 @@ from pathlib import Path
 
 from machine import CACHE, TREE, base_root, discard, fetched, nspawn, overlay
 
-PACKAGING = {
-    "cysystemd": TREE / "packaging/cysystemd/debian",
-    "spawnhelper": TREE / "packaging/debian",
-}
+PACKAGING = (TREE / "packaging/cysystemd/debian", TREE / "packaging/debian")
 CYSYSTEMD = TREE / "packaging/cysystemd.txt"  # its version, and the sum of its source
 # In the tree, but made from it.
 NOT_SOURCES = ("build", "dist", "__pycache__")
@@ -53,15 +50,17 @@ def source_files() -> list[Path]:
     return sorted(files)
 
 
-def build(release: str, output: Path, cache: Path = CACHE) -> None:
+def build(release: str, output: Path, cache: Path = CACHE, *, tested: bool = False) -> None:
     """Builds the release's Debian packages and their source packages, in a clean root, into a
-    folder; call isolate() first. The same sources give the same bytes."""
+    folder; call isolate() first. The same sources give the same bytes. tested: whether the tests
+    that need no machine are run there, too."""
     root = overlay(base_root(release, "build", cache))
     try:
         place = root / "build"
-        place.mkdir()
-        for name, packaging in PACKAGING.items():
-            _build(root, name, packaging, cache)
+        folders = [unpack_cysystemd(place, cache), unpack_sources(place)]
+        for folder, packaging in zip(folders, PACKAGING, strict=True):
+            shutil.copytree(packaging, folder / "debian")
+            _build(root, folder.name, tested=tested)
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(parents=True)
         for made in place.iterdir():
@@ -71,33 +70,54 @@ def build(release: str, output: Path, cache: Path = CACHE) -> None:
         discard(root)
 
 
-def _build(root: Path, name: str, packaging: Path, cache: Path) -> None:
-    """Builds a source package and what it makes, in the root's folder /build."""
+def unpack_cysystemd(place: Path, cache: Path) -> Path:
+    """The published sources of cysystemd, in a folder of that place, beside the archive."""
+    version, _ = _latest(PACKAGING[0])
+    upstream = place / f"cysystemd_{version}.orig.tar.gz"
+    place.mkdir(exist_ok=True)
+    shutil.copyfile(cysystemd(cache), upstream)
+    return _unpacked(upstream, f"cysystemd-{version}")
+
+
+def unpack_sources(place: Path) -> Path:
+    """The sources of the tree, without the packaging, in a folder of that place, beside the
+    archive, which has the names that Debian and others want."""
+    version, date = _latest(PACKAGING[1])
+    upstream = place / f"spawnhelper_{version}.orig.tar.gz"
+    place.mkdir(exist_ok=True)
+    pack_sources(upstream, f"spawnhelper-{version}", date)
+    return _unpacked(upstream, f"spawnhelper-{version}")
+
+
+def _latest(packaging: Path) -> tuple[str, int]:
+    """The upstream version that the packaging is of, and when it was made."""
     changelog = (packaging / "changelog").read_text().splitlines()
-    version = changelog[0].partition("(")[2].partition("-")[0]
     dated = next(line for line in changelog if line.startswith(" -- ")).partition("  ")[2]
-    folder = f"{name}-{version}"
-    place = root / "build"
-    upstream = place / f"{name}_{version}.orig.tar.gz"
-    if name == "cysystemd":
-        shutil.copyfile(cysystemd(cache), upstream)
-    else:
-        pack_sources(upstream, folder, int(email.utils.parsedate_to_datetime(dated).timestamp()))
-    unpack = ["tar", "-x", "--no-same-owner", f"--directory={place}", f"--file={upstream}"]
+    version = changelog[0].partition("(")[2].partition("-")[0]
+    return version, int(email.utils.parsedate_to_datetime(dated).timestamp())
+
+
+def _unpacked(archive: Path, folder: str) -> Path:
+    unpack = ["tar", "-x", "--no-same-owner", f"--directory={archive.parent}", f"--file={archive}"]
     subprocess.run(unpack, check=True)
-    shutil.copytree(packaging, place / folder / "debian")
+    return archive.parent / folder
+
+
+def _build(root: Path, folder: str, *, tested: bool) -> None:
+    """Builds the packages of a source package, in the root's folder /build."""
+    options = "noautodbgsym" if tested else "noautodbgsym nocheck"
     # A .buildinfo has the time of the build, and .changes would have its checksum.
     hook = "--hook-changes=sed -i /[.]buildinfo/d debian/files"
     build = f"cd /build/{folder} && exec dpkg-buildpackage --no-sign '{hook}'"
     done = subprocess.run(
-        nspawn(root, "--as-pid2", "--setenv=DEB_BUILD_OPTIONS=noautodbgsym", "sh", "-c", build),
+        nspawn(root, "--as-pid2", f"--setenv=DEB_BUILD_OPTIONS={options}", "sh", "-c", build),
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{name} does not build:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"{folder} does not build:\n{done.stdout}{done.stderr}")
 
 
 def pack_sources(target: Path, folder: str, date: int) -> None:
@@ -109,7 +129,7 @@ def pack_sources(target: Path, folder: str, date: int) -> None:
     ):
         for path in source_files():
             name = path.relative_to(TREE)
-            if TREE / "packaging/debian" in path.parents:
+            if PACKAGING[1] in path.parents:
                 continue
             entry = archive.gettarinfo(path, f"{folder}/{name}")
             entry.uid = entry.gid = 0

@@ -132,12 +132,19 @@ BOOT_TIME = 180  # seconds; it is one or two where nothing else is done
 RUNNING = ("running", "degraded")
 
 
+class Unavailable(Exception):
+    """Something from elsewhere cannot be had: a sentence that says what, and what would help."""
+
+
 def obstacle() -> str:
     """What keeps this host from booting a machine, as the end of a sentence; "" for nothing."""
     if os.geteuid() != 0:
         return "this needs root"
     trial = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    if subprocess.run(trial, capture_output=True, check=False).returncode != 0:
+    tried = subprocess.run(trial, capture_output=True, text=True, check=False)
+    if "propagation: Invalid argument" in tried.stderr:
+        return "/ is no mount point; have a chroot begin at one, as by mount --bind DIR DIR"
+    if tried.returncode != 0:
         return "this container may not mount file systems (CAP_SYS_ADMIN is missing)"
     if _cgroup2() is None:
         return "no control groups of version 2 are mounted"
@@ -156,14 +163,20 @@ def missing(tools: Mapping[str, str] = TOOLS) -> list[str]:
 
 
 def install(packages: Sequence[str]) -> list[str]:
-    """Installs packages on this host; those that this added, dependencies included."""
+    """Installs packages on this host; those that this added, dependencies included. Raises
+    Unavailable."""
     if not packages:
         return []
     apt = ["apt-get", "-q", "-y", "--no-install-recommends"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     before = _installed_packages()
     for arguments in (["update"], ["install", *packages]):
-        subprocess.run([*apt, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL)
+        done = subprocess.run(
+            [*apt, *arguments], check=False, env=environment, stdout=subprocess.DEVNULL
+        )
+        if done.returncode != 0:
+            what = f"apt-get cannot install {' '.join(packages)}"
+            raise Unavailable(f"{what}; see what it says above, and have them installed")
     return sorted(_installed_packages() - before)
 
 
@@ -201,7 +214,8 @@ def isolate() -> None:
 def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
     """The root of a minimal Debian with the packages of that kind, "run", "build" or "bench".
 
-    Made at the first call, kept in the cache, and shared by all machines, read-only.
+    Made at the first call, kept in the cache, and shared by all machines, read-only. Raises
+    Unavailable.
     """
     packages = [name for name in PACKAGES[kind] if name not in LEFT_OUT.get(release, ())]
     masked = [name for name in MASKED if name in packages]
@@ -230,7 +244,10 @@ def base_root(release: str, kind: str, cache: Path = CACHE) -> Path:
             release,
             str(partial),
         ]
-        subprocess.run(command, check=True, env=ENVIRONMENT | dict(os.environ))
+        made = subprocess.run(command, check=False, env=ENVIRONMENT | dict(os.environ))
+        if made.returncode != 0:
+            what = f"mmdebstrap cannot make a {release} root"
+            raise Unavailable(f"{what}; see what it says above, and let it reach Debian's archive")
         partial.rename(root)
     return root
 
@@ -268,6 +285,7 @@ def nspawn(root: Path, *arguments: str) -> list[str]:
         "--keep-unit",
         "--private-network",
         "--console=pipe",
+        "--link-journal=no",  # which would need a machine ID of this host
         *arguments,
     ]
 
@@ -289,7 +307,8 @@ class Machine:
     def command(self, *arguments: str) -> list[str]:
         """The command that runs the arguments inside."""
         variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
-        enter = ["nsenter", "--target", str(self.pid), "--all", "--wdns=/"]
+        # Where this host is a chroot, the machine's root is not that of its namespace.
+        enter = ["nsenter", "--target", str(self.pid), "--all", "--root", "--wd"]
         return [*enter, "env", "-i", *variables, *arguments]
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -402,14 +421,20 @@ def _start_time(pid: int) -> str:
 
 def fetched(name: str, requirement: Path, *options: str, cache: Path = CACHE) -> Path:
     """The folder with what is published under that name, fetched at the first call and checked
-    against its sum. requirement: a file of pip's with both."""
+    against its sum. requirement: a file of pip's with both. Raises Unavailable."""
     place = cache / f"{name}-{hashlib.sha256(requirement.read_bytes()).hexdigest()[:12]}"
     if not place.is_dir():
         for outdated in cache.glob(f"{name}-*"):
             shutil.rmtree(outdated)
         partial = place.with_suffix(".partial")
         fetch = ["pip3", "-q", "download", "--no-deps", "--require-hashes", *options]
-        subprocess.run([*fetch, f"--dest={partial}", f"--requirement={requirement}"], check=True)
+        fetch += (f"--dest={partial}", f"--requirement={requirement}")
+        done = subprocess.run(fetch, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+            why = said[-1].removeprefix("ERROR: ") if said else f"pip3 ended with {done.returncode}"
+            what = f"{name} cannot be fetched from the Python index: {why}"
+            raise Unavailable(f"{what}; PIP_INDEX_URL= in the environment names another index")
         partial.rename(place)
     return place
 
