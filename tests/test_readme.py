@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import spawnhelper
 from spawnhelper.conf.settings import EVERY, LIMITS, SETTINGS, WITHIN
 from spawnhelper.conf.standing import RULES
 from spawnhelper.conf.values import CONNECTION_VARIABLES
@@ -28,6 +29,14 @@ def test_the_libraries_are_those_of_the_metadata() -> None:
     needed = metadata["options"]["install_requires"].strip().splitlines()
     (named,) = re.findall(r"pip install (.*)", README.read_text())
     assert named.split() == [each.split()[0] for each in needed]
+
+
+def test_every_packaging_is_of_this_version() -> None:
+    packaging = README.parent / "packaging"
+    version = spawnhelper.__version__
+    assert (packaging / "debian/changelog").read_text().startswith(f"spawnhelper ({version}-")
+    assert f"\nVersion:        {version}\n" in (packaging / "rpm/spawnhelper.spec").read_text()
+    assert f"\npkgver={version}\n" in (packaging / "arch/PKGBUILD").read_text()
 
 
 def test_every_variable_is_named() -> None:
