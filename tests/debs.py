@@ -177,7 +177,9 @@ def build_previous(release: str, output: Path) -> None:
     packed = subprocess.run(archive, check=True, capture_output=True).stdout
     with tempfile.TemporaryDirectory() as place:
         subprocess.run(["tar", "-x", f"--directory={place}"], check=True, input=packed)
-        subprocess.run([f"{place}/packaging/build-deb", release], check=True, capture_output=True)
+        build = [f"{place}/packaging/build-deb", release]
+        environment = os.environ | {"DEB_BUILD_OPTIONS": "nocheck"}
+        subprocess.run(build, check=True, capture_output=True, env=environment)
         shutil.rmtree(output)
         shutil.copytree(f"{place}/dist", output)
     stamp.write_text(commit)

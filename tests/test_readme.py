@@ -34,7 +34,10 @@ def test_the_libraries_are_those_of_the_metadata() -> None:
 def test_every_packaging_is_of_this_version() -> None:
     packaging = README.parent / "packaging"
     version = spawnhelper.__version__
-    assert (packaging / "debian/changelog").read_text().startswith(f"spawnhelper ({version}-")
+    debian = next(
+        each for each in (packaging / "debian", README.parent / "debian") if each.exists()
+    )
+    assert (debian / "changelog").read_text().startswith(f"spawnhelper ({version}-")
     assert f"\nVersion:        {version}\n" in (packaging / "rpm/spawnhelper.spec").read_text()
     assert f"\npkgver={version}\n" in (packaging / "arch/PKGBUILD").read_text()
 
