@@ -50,7 +50,7 @@ class Output:
         process that has ended since, so that each line by itself does not tell; but each command
         has a stream of its own."""
         unit = "_SYSTEMD_UNIT"
-        if "_SYSTEMD_USER_UNIT" in record.fields:
+        if "OBJECT_SYSTEMD_USER_UNIT" in record.fields:
             unit = "_SYSTEMD_USER_UNIT"
         for field, source in (("_PID", "SPAWN_PID"), (unit, "SPAWN_UNIT")):
             value = record.fields.get(source)
