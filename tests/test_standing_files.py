@@ -32,15 +32,15 @@ from spawnhelper.outcome import Refusal
 CAT = "User=nobody\nArgv=/bin/cat\n"
 OURS = "is set by spawnhelper, whose server the unit is; remove the line"
 CAPABILITIES = (
-    "is set by spawnhelper, for the server becomes the service's user by them; remove the line: "
-    "commands have no capability"
+    "is set by spawnhelper, for what the server needs of them; remove the line: commands have no "
+    "capability"
 )
 SHOWN = (
     "is shown to everybody by systemd; write it in [Spawn], or a file's name in EnvironmentFile= "
     "here, and in PassEnvironment= there what commands get of it"
 )
 SPAWN = "is a key of [Spawn]; move the line there"
-ONE_USER = "is for a unit of one user, and the server is root's; write User= in [Spawn]"
+ONE_USER = "is for a unit with a user of its own; remove the line: User= in [Spawn] is for commands"
 USERS = (
     "keeps the server from becoming the service's user; remove the line, or write "
     "PrivateUsers=full, where systemd knows it"

@@ -103,12 +103,12 @@ RULES = (
     Rule(" ".join(KEYS), "is a key of [Spawn]; move the line there"),
     Rule(
         "DynamicUser SetLoginEnvironment PAMName",
-        "is for a unit of one user, and the server is root's; write User= in [Spawn]",
+        "is for a unit with a user of its own; remove the line: User= in [Spawn] is for commands",
     ),
     Rule(
         "CapabilityBoundingSet AmbientCapabilities SecureBits",
-        "is set by spawnhelper, for the server becomes the service's user by them; remove the "
-        "line: commands have no capability",
+        "is set by spawnhelper, for what the server needs of them; remove the line: commands have "
+        "no capability",
     ),
     Rule(
         "PrivateUsers",
