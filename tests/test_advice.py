@@ -249,7 +249,7 @@ def test_a_key_that_does_nothing_alone(
     note = f" note: {key}= does nothing without {other}; add that, or remove the line"
     there = service(f"{NOBODY}StandardError=journal\n{line}\n", start=False)
     assert [each.partition(":")[2] for each in notes(there)] == [note]
-    whole = {"QueueLimit": "MaxCommands=1", "ProxyTimeLimit": "ProxyProtocol=any"}
+    whole = {"QueueLimit": "MaxCommands=1", "ProxyTimeLimit": "ProxyProtocol=any\nProxyFrom=::1"}
     if key in whole or there.door.name == "Accept=no":  # Log=summary is refused elsewhere
         more = whole.get(key, "Log=summary")
         there.write(f"{NOBODY}StandardError=journal\n{line}\n{more}")

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,9 +165,10 @@ def test_a_terminal_that_has_not_all_letters(tmp_path: Path, verb: str) -> None:
     journals.write(tmp_path / "a.journal", [journals.record(0, service="\N{SNOWMAN}")])
     page = tmp_path / "page.html"
     latin = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
-    done = run("spawnctl", verb, f"-D{tmp_path}", env=latin)
+    spawnctl = (sys.executable, "-m", "spawnhelper.ctl")  # the program heeds no such variables
+    done = run(*spawnctl, verb, f"-D{tmp_path}", env=latin)
     assert "\\u2603" in done.stdout
-    run("spawnctl", "stats", f"-D{tmp_path}", "--html", str(page), env=latin)
+    run(*spawnctl, "stats", f"-D{tmp_path}", "--html", str(page), env=latin)
     assert "\N{SNOWMAN}" in page.read_text(encoding="utf-8")
 
 

@@ -651,7 +651,7 @@ def test_check_by_the_name_of_the_socket_unit(service: Callable[..., Installed])
 
 
 def test_nothing_to_check() -> None:
-    assert list(FOLDER.iterdir()) == []
+    assert list(FOLDER.glob("*.conf")) == []
     checked = run("spawnctl", "check")
     assert checked.stderr == "spawnctl: there is no service file in /etc/spawn or /usr/lib/spawn\n"
 
