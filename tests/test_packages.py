@@ -142,10 +142,17 @@ def a_server_outlives_an_upgrade(machine: Pristine) -> None:
     file.unlink()
 
 
-def test_services_of_a_user_outlive_an_upgrade(machine: Pristine) -> None:
+@pytest.mark.parametrize(
+    "manager",
+    [
+        pytest.param("--wait loginctl enable-linger alice", id="lingering"),
+        pytest.param("--property=User=alice --property=PAMName=su-l sleep infinity", id="login"),
+    ],
+)
+def test_services_of_a_user_outlive_an_upgrade(machine: Pristine, manager: str) -> None:
     """And what is connected to them, through both doors; a removal ends them."""
     machine.install(packages(BUILT))
-    machine.run("useradd -m alice && systemd-run -q --wait loginctl enable-linger alice")
+    machine.run(f"useradd -m alice && systemd-run -q {manager}")
     folder = machine.root / "home/alice/.config/spawn"
     folder.mkdir(parents=True)
     (folder / "own.conf").write_text(SERVICE.replace("User=nobody\n", ""))

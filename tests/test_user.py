@@ -142,7 +142,8 @@ def test_from_enable_to_disable(own: Make, user: User, path: bool) -> None:
 KINDS = ("socket", "service")
 
 
-def test_everything_is_as_it_was(own: Make, lingering: User) -> None:
+@pytest.mark.parametrize(("line", "no_new"), [("", "1"), ("NoNewPrivileges=no\n", "0")])
+def test_everything_is_as_it_was(own: Make, lingering: User, line: str, no_new: str) -> None:
     """Of a service of one's own nothing is dropped, and nothing added."""
     run("groupadd", "-f", "spawn-more")
     run("usermod", "--append", "--groups=spawn-more", lingering.name)
@@ -151,13 +152,13 @@ def test_everything_is_as_it_was(own: Make, lingering: User) -> None:
     before = dict(
         re.findall(r"^(Uid|Gid|Groups):\s+(.*\S)\s*$", lingering.run(*usual).stdout, re.M)
     )
-    there = own(SELF)
+    there = own(line + SELF)
     seen = Seen(there.talk())
     nothing = "0000000000000000"
     assert seen.identity() == {
         "Umask": "0022",
         **{key: " ".join(value.split()) for key, value in before.items()},
-        "NoNewPrivs": "1",
+        "NoNewPrivs": no_new,
         **{f"Cap{name}": nothing for name in ("Inh", "Prm", "Eff", "Amb")},
         **{f"Sig{name}": nothing for name in ("Blk", "Ign", "Cgt")},
     }
