@@ -29,6 +29,7 @@ LONGEST_DELIVERY = 960 * NSEC_PER_SEC  # its own bounds, one after the other
 SEEING_OFF = 40 * NSEC_PER_SEC  # of a client that goes on sending
 IDLE_FOR = 100 * NSEC_PER_SEC  # as Postfix's workers (master(5), max_idle)
 SPARE = 1
+MOST_LEAVING = 4  # at a time: hundreds that end at once would have the processors to themselves
 MOST_BEGINNING = 4
 FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
 MOST_KILLED_YOUNG = 8  # in a row, before it counts as a reason why there can be none
@@ -77,6 +78,7 @@ class Crew:
         self.workers: dict[int, Worker] = {}
         self.idle: list[Worker] = []
         self.beginning: set[Worker] = set()
+        self._leaving: deque[Worker] = deque()  # not told yet
         self.next: deque[Held] = deque()
         self.held = 0
         self.sources: Counter[str] = Counter()
@@ -101,16 +103,20 @@ class Crew:
         """Has another plan from now on. Workers of the one before take no more."""
         self.settings = settings
         self.plan = plan
-        self.retire()
+        self._leaving += (*self.idle, *self.beginning)
+        self.idle.clear()
+        self.beginning.clear()
+        self.clock.look_by(0)
         self.unfit = None
         self._births_at, self._backoff = 0, FIRST_BACKOFF
 
     def retire(self) -> None:
-        """Has those end who have nothing in hand."""
-        for worker in (*self.idle, *self.beginning):
+        """Has those end who have nothing in hand, before this is another program."""
+        for worker in (*self.idle, *self.beginning, *self._leaving):
             worker.retire()
         self.idle.clear()
         self.beginning.clear()
+        self._leaving.clear()
 
     def stop(self, now: int) -> None:
         """Has each worker stop its command."""
@@ -440,9 +446,13 @@ class Crew:
                 worker.late = not over and worker.held is not None and not worker.fault
                 self._end(worker, "it was stopped" if over else "it did not report in time")
         while len(self.idle) > SPARE and now - self.idle[0].idle_since >= IDLE_FOR:
-            self.idle.pop(0).retire()
+            self._leaving.append(self.idle.pop(0))
         if len(self.idle) > SPARE:
             self.clock.look_by(self.idle[0].idle_since + IDLE_FOR)
+        for _ in range(min(MOST_LEAVING, len(self._leaving))):
+            self._leaving.popleft().retire()
+        if self._leaving:
+            self.clock.look_by(now + SOON)
 
 
 def _no_worker(why: str) -> Refusal:
