@@ -118,3 +118,16 @@ verbs = next(each for each in parser()._actions if isinstance(each.choices, dict
 print(*VERBS, *(word for verb in verbs.values() for each in verb._actions
                 for word in each.option_strings if word not in ("-h", "--help")))
 """
+
+
+def test_the_processor_times_are_those_of_the_page() -> None:
+    page = (README.parent / "tests/BENCH.md").read_text().partition("## systemd 257")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    columns = next(row for row in rows if row[:1] == ["processors used at"])
+    same = [row for row in rows if len(row) == len(columns)]
+    measured = {row[0]: dict(zip(columns, row, strict=True)) for row in same}
+    head, _, *lines = README.read_text().partition("| processors used at |")[2].splitlines()
+    rates = [cell.strip() for cell in head.split("|")[:-1]]
+    for name in ("spawnhelper", "Accept=no", "Accept=no, Log=summary", "tcpserver"):
+        shown = [cell.strip() for cell in lines.pop(0).split("|")[2:-1]]
+        assert shown == [measured[name][rate] for rate in rates], name
