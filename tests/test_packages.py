@@ -143,21 +143,21 @@ def a_server_outlives_an_upgrade(machine: Pristine) -> None:
 
 
 @pytest.mark.parametrize(
-    "manager",
+    ("name", "manager"),
     [
-        pytest.param("--wait loginctl enable-linger alice", id="lingering"),
-        pytest.param("--property=User=alice --property=PAMName=su-l sleep infinity", id="login"),
+        pytest.param("alice", "--wait loginctl enable-linger alice", id="lingering"),
+        pytest.param("bob", "--property=User=bob --property=PAMName=su-l sleep 1h", id="login"),
     ],
 )
-def test_services_of_a_user_outlive_an_upgrade(machine: Pristine, manager: str) -> None:
+def test_services_of_a_user_outlive_an_upgrade(machine: Pristine, name: str, manager: str) -> None:
     """And what is connected to them, through both doors; a removal ends them."""
     machine.install(packages(BUILT))
-    machine.run(f"useradd -m alice && systemd-run -q {manager}")
-    folder = machine.root / "home/alice/.config/spawn"
+    machine.run(f"useradd -m {name} && systemd-run -q {manager}")
+    folder = machine.root / f"home/{name}/.config/spawn"
     folder.mkdir(parents=True)
     (folder / "own.conf").write_text(SERVICE.replace("User=nobody\n", ""))
     (folder / "server.conf").write_text(SERVER.replace("User=nobody\n", ""))
-    systemctl = "systemctl --user --machine=alice@"
+    systemctl = f"systemctl --user --machine={name}@"
     until(lambda: machine.run(f"{systemctl} daemon-reload", check=False).returncode == 0)
     machine.run(f"{systemctl} start spawn@own.socket spawn@server.socket")
     code = machine.work / "held.py"
