@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -253,6 +254,16 @@ def test_an_address_that_no_file_has_any_more(service: Callable[..., Installed])
         f"ListenStream=127.0.0.1:{there.address[1]}; run systemctl daemon-reload, and restart the "
         "socket unit, or stop it if its service is gone, client 127.0.0.1:"
     )
+
+
+def test_while_systemd_reads_the_files_again(service: Callable[..., Installed]) -> None:
+    """For a moment it has been told of no service; no connection is refused for that."""
+    there = service(WHO)
+    reloads = "for number in 1 2 3 4 5 6 7 8 9 10; do systemctl daemon-reload; done"
+    with subprocess.Popen(["sh", "-c", reloads]) as shell:
+        while shell.poll() is None:
+            assert there.talk() == f"{there.name}\n".encode()
+    assert shell.returncode == 0
 
 
 @pytest.fixture
