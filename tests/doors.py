@@ -170,7 +170,11 @@ def _clients(pid: int) -> list[socket.socket]:
             descriptor = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, number, 0)
             if descriptor < 0:
                 continue  # it has just been closed
-            one = socket.socket(fileno=descriptor)
+            try:
+                one = socket.socket(fileno=descriptor)
+            except OSError:  # the number is another file's by now
+                os.close(descriptor)
+                continue
             listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if one.type == socket.SOCK_STREAM and not listens:
                 found.append(one)

@@ -448,9 +448,6 @@ def test_what_is_good_has_no_note(own: Make) -> None:
         there.write(f"{secret}[Service]\nStateDirectory=mine\n" * (doors.now is doors.NO) or secret)
         done = there.ctl("check", there.name)
         assert (done.stdout, done.stderr) == (f"{there.file}: ok\n", "")
-    there.write(CAT, "Unheard=of\n")
-    note = "systemd does not know Unheard=; systemd.socket(5), systemd.service(5)"
-    assert f"{there.file}:3: note: {note}" in there.ctl("check", there.name).stderr
 
 
 def test_one_may_name_oneself(own: Make, lingering: User) -> None:
