@@ -52,7 +52,7 @@ def test_session(
     limits = (f"-max_total_time={seconds}", "-timeout=10", "-max_len=2048")
     done = drive(target, *limits, f"-exact_artifact_path={finding}", str(corpus))
     found = repr(finding.read_bytes()) if finding.exists() else "nothing"
-    assert done.returncode == 0, f"{done.stderr[-4000:]}\n{found}"
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}\n{found}"
     (count,) = re.findall(r"Done (\d+) runs", done.stderr)
     assert int(count) > 1000
     grown = GROWN / target
