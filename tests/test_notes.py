@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,11 @@ from conftest import Installed, in_machine, run, systemd_version
 
 pytestmark = in_machine
 
+MOST_ATTEMPTS = 50
+UNTOLD = (
+    "{}: note: whether systemd knows all of [Socket] cannot be told, for systemd-analyze {}; once "
+    "that is mended, check again\n"
+)
 SCRATCH = Path("/var/tmp/spawn-notes")
 OLD = systemd_version() < 257 if Path("/run/systemd/system").exists() else False
 
@@ -93,6 +100,39 @@ def test_directives_that_systemd_does_not_know(service: Callable[..., Installed]
     )
     last = len(text.splitlines()) + 2
     assert notes(there) == [f"{last}: note: systemd does not know MemoryMx=; {see}"]
+
+
+def test_whether_systemd_knows_all_cannot_be_told(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat\nStandardError=null", start=False)
+    done = run("env", "PATH=/nonexistent", "/usr/bin/spawnctl", "check", there.name, check=False)
+    why = "cannot be run: No such file or directory"
+    assert (done.returncode, done.stderr) == (0, UNTOLD.format(there.file, why))
+
+
+def test_systemd_analyze_that_takes_its_time(service: Callable[..., Installed]) -> None:
+    there = service("User=nobody\nArgv=/bin/cat\nStandardError=null", start=False)
+    for _ in range(MOST_ATTEMPTS):
+        command = ("/usr/bin/spawnctl", "check", there.name)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as check:
+            while check.poll() is None and not stopped(check.pid):
+                pass
+            assert check.stderr is not None
+            if said := check.stderr.read():
+                break
+    assert said == UNTOLD.format(there.file, "took longer than 20s")
+
+
+def stopped(parent: int) -> bool:
+    """Whether the systemd-analyze of this process was there to be stopped, and is."""
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        for child in children:
+            if Path(f"/proc/{child}/comm").read_text() == "systemd-analyze\n":
+                os.kill(int(child), signal.SIGSTOP)
+                return True
+    except OSError:
+        pass  # it has ended
+    return False
 
 
 def test_an_address_that_is_in_use(service: Callable[..., Installed]) -> None:

@@ -450,6 +450,18 @@ def test_what_is_good_has_no_note(own: Make) -> None:
         assert (done.stdout, done.stderr) == (f"{there.file}: ok\n", "")
 
 
+def test_directives_that_systemd_does_not_know(own: Make, lingering: User) -> None:
+    there = own(socket_section="Unheard=of", start=False)
+    note = "systemd does not know Unheard=; systemd.socket(5), systemd.service(5)"
+    assert f"{there.file}:3: note: {note}" in there.ctl("check", there.name).stderr
+    there = own(user=lingering, start=False)
+    elsewhere = "XDG_RUNTIME_DIR=/run/nowhere"
+    asked = ("env", elsewhere, "spawnctl", "--user", "check", there.name)
+    said = lingering.run(*asked, check=False).stderr
+    why = "[Socket] cannot be told, for systemd-analyze ended with 1: Failed to "
+    assert f"{there.file}: note: whether systemd knows all of {why}" in said
+
+
 def test_one_may_name_oneself(own: Make, lingering: User) -> None:
     there = own(f"User={lingering.name}:{lingering.gid}\n{CAT}")
     assert there.talk(b"me") == b"me"

@@ -28,6 +28,7 @@ CREDENTIALS = ("LoadCredential", "LoadCredentialEncrypted", "ImportCredential", 
 OPENED = {"/dev/stdin": "<&0", "/dev/stdout": ">&1", "/dev/stderr": ">&2"}
 DIRECTIVES = "systemd.socket(5), systemd.service(5) and systemd.exec(5) list what there is"
 VERIFY_TIME = 20  # seconds
+VERIFIED = "spawnctl-verify"
 # These end, or take it for a start without inetd, where standard input is no socket.
 ASKING = ("rsync", "vsftpd", "in.ftpd", "in.telnetd")
 
@@ -48,9 +49,8 @@ def of(settings: Service, file: str) -> list[Problem]:
         *trust.of(settings),
         *slips.of(settings),
     ]
-    said = {(each.file, each.line) for each in notes}
-    further = _unknown_directives(file)
-    return notes + [each for each in further if (each.file, each.line) not in said]
+    said = {(each.file, each.line) for each in notes if each.line is not None}
+    return notes + [each for each in _ignored(file) if (each.file, each.line) not in said]
 
 
 def _collisions(settings: Service, file: str) -> list[Problem]:
@@ -194,56 +194,48 @@ def _warnings(settings: Service) -> list[Problem]:
     return [settings.problem("Argv", sentence)]
 
 
-def _unknown_directives(file: str) -> list[Problem]:
+def _ignored(file: str) -> list[Problem]:
     """Directives of [Socket] and [Service] that this systemd does not know: it says so in the
     journal, and goes on without them."""
     sections = service.unit_sections(file)[0]
     notes = []
     for section, suffix in (("Socket", "socket"), ("Service", "service")):
         given = [each for each in sections if each.section == section]
-        if given:
+        try:
             notes += [
                 Problem(each.file, each.line, f"systemd {why}; {DIRECTIVES}")
-                for each, why in _verified(given, section, suffix)
+                for each, why in (_verified(given, section, suffix) if given else ())
             ]
+        except _UnverifiedError as error:
+            sentence = (
+                f"whether systemd knows all of [{section}] cannot be told, for systemd-analyze "
+                f"{error}; once that is mended, check again"
+            )
+            notes.append(Problem(file, None, sentence))
     return notes
+
+
+class _UnverifiedError(Exception):
+    """systemd-analyze(1) has not looked, and what became of it."""
 
 
 def _verified(
     given: list[Assignment], section: str, suffix: str
 ) -> Iterator[tuple[Assignment, str]]:
     """What systemd-analyze(1) has against these lines. It gets them in a unit of their own, each
-    in a line that tells which it is."""
+    in a line that tells which it is. Raises _UnverifiedError."""
     needed = "ExecStart=/bin/true\n" if suffix == "service" else "Accept=yes\n"
     head = f"[Unit]\nDefaultDependencies=no\n[{section}]\n{needed}"
     skipped = head.count("\n") + 1
     with tempfile.TemporaryDirectory(prefix="spawnctl-") as folder:
-        unit = f"{folder}/spawnctl-verify@.{suffix}"
+        unit = f"{folder}/{VERIFIED}@.{suffix}"
         with open(unit, "w", encoding="utf-8", errors="surrogateescape") as out:
             out.write(head + "".join(f"{each.key}={each.value}\n" for each in given))
-        with open(f"{folder}/spawnctl-verify@.service", "a", encoding="utf-8") as out:
+        with open(f"{folder}/{VERIFIED}@.service", "a", encoding="utf-8") as out:
             if suffix == "socket":
                 out.write("[Service]\nExecStart=/bin/true\n")
-        try:
-            command = [
-                "systemd-analyze",
-                *manager.now.option,
-                "verify",
-                "--man=no",
-                unit.replace("@.", "@x."),
-            ]
-            done = subprocess.run(
-                command,
-                check=False,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=VERIFY_TIME,
-                env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_UNIT_PATH": f"{folder}:"},
-            )
-        except (OSError, subprocess.SubprocessError):
-            return
-    for line in done.stderr.splitlines():
+        said = _verify(folder, unit)
+    for line in said:
         found = re.fullmatch(rf"{re.escape(unit)}:(\d+): (.*)", line)
         at = int(found[1]) - skipped if found else -1
         # What it takes, and only warns of, is not ignored.
@@ -252,6 +244,29 @@ def _verified(
             key = given[at].key
             why = f"does not know {shown(key)}=" if known else f"does not take {shown(key)}= so"
             yield given[at], why
+
+
+def _verify(folder: str, unit: str) -> list[str]:
+    """What systemd-analyze(1) says of the unit in this folder. Raises _UnverifiedError."""
+    command = ["systemd-analyze", *manager.now.option, "verify", "--man=no"]
+    try:
+        done = subprocess.run(
+            [*command, unit.replace("@.", "@x.")],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=VERIFY_TIME,
+            env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_UNIT_PATH": f"{folder}:"},
+        )
+    except subprocess.TimeoutExpired:
+        raise _UnverifiedError(f"took longer than {VERIFY_TIME}s") from None
+    except OSError as error:
+        raise _UnverifiedError(f"cannot be run: {error.strerror}") from None
+    if done.returncode and VERIFIED not in done.stderr:  # else it is about the unit
+        said = shown(done.stderr.strip().rpartition("\n")[2])
+        raise _UnverifiedError(f"ended with {done.returncode}: {said}")
+    return done.stderr.splitlines()
 
 
 def _asking(settings: Service) -> list[Problem]:
