@@ -464,6 +464,17 @@ def test_follow_goes_on_from_the_last_lines(
     assert late == new[-len(late) :]
 
 
+def test_follow_counts_what_copies_have_once(foreign: Path, tmp_path: Path) -> None:
+    (file,) = foreign.iterdir()
+    copies = [shutil.copy(file, tmp_path / name) for name in ("a.journal", "b.journal")]
+    new = tmp_path / "new.journal"
+    journals.write(new, [journals.record(9 * MINUTE)])
+    arguments = [word for each in (*copies, new) for word in ("--file", str(each))]
+    with following("-n", "4", "--utc", *arguments) as (_, lines):
+        until(lambda: len(lines) == 4)
+    assert [line.split()[2][3:5] for line in lines] == ["37", "38", "39", "42"]
+
+
 def test_what_could_not_be_read_is_said(foreign: Path, tmp_path: Path) -> None:
     good = next(foreign.iterdir()).read_bytes()
     (tmp_path / "good.journal").write_bytes(good)

@@ -210,19 +210,13 @@ class Journal:
             poll.register(_descriptor(reader), int(reader.events))
             if reader.timeout != NO_TIMEOUT:
                 tick = NETWORK_TICK
-        surplus = 0
         if last is not None:
-            found = [self._go_back(reader, last, wanted, since or 0) for reader in self._readers]
-            surplus = sum(found) - last
+            self._go_back(last, wanted, since or 0)
         else:
             for reader in self._readers:
                 reader.seek_realtime_usec(since or 0)
         while True:
-            for entry in self._merged(JournalReader.next):
-                if wanted(entry):
-                    surplus -= 1
-                    if surplus < 0:
-                        yield entry
+            yield from filter(wanted, self._merged(JournalReader.next))
             poll.poll(tick)
             for reader in self._readers:
                 reader.process_events()
@@ -430,35 +424,22 @@ class Journal:
                     raise Complaint(os.EX_IOERR, f"the journal is unreadable: {error}") from None
                 continue
             if entry is None:
+                if step is JournalReader.previous:
+                    reader.seek_head()  # or the next one would be the second
                 return
             failures = 0
             yield entry
 
-    def _go_back(
-        self,
-        reader: JournalReader,
-        count: int,
-        wanted: Callable[[JournalEntry], bool],
-        since: int,
-    ) -> int:
-        """Puts the reader before the last `count` of the wanted entries, or before the first that
-        is so new; how many of them there are."""
+    def _go_back(self, count: int, wanted: Callable[[JournalEntry], bool], since: int) -> None:
+        """Puts the readers before the last `count` of the wanted entries, or before the first that
+        is so new: each at the last entry that comes before them, or at its head."""
+        for reader in self._readers:
+            reader.seek_realtime_usec(LAST)
         found = 0
-        reader.seek_realtime_usec(LAST)
-        entries = self._steps(reader, JournalReader.previous)
-        if count == 0:
-            if next(entries, None) is None:
-                reader.seek_head()
-            return 0
-        for entry in entries:
-            if entry.get_realtime_usec() < since:
-                return found
+        for entry in self._merged(JournalReader.previous):
+            if found == count or entry.get_realtime_usec() < since:
+                return
             found += wanted(entry)
-            if found == count:
-                break
-        if reader.previous() is None:
-            reader.seek_head()
-        return found
 
 
 def _of_file(path: str) -> JournalReader:
