@@ -12,14 +12,27 @@ import heapq
 import logging
 import operator
 import os
-import re
 import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from spawnhelper import manager
 from spawnhelper.ctl.complaint import Complaint
+from spawnhelper.ctl.journal_files import (
+    PERSISTENT,
+    REMOTE,
+    VOLATILE,
+    Expected,
+    Identity,
+    Unread,
+    cannot_open,
+    damaged,
+    is_of_machine,
+    listed,
+    of_machine,
+    of_namespace,
+    open_now,
+    place_of,
+)
 from spawnhelper.ctl.namespaces import of_services
 from spawnhelper.outcome import printable, shown
 
@@ -30,19 +43,8 @@ except ImportError as error:
 else:
     MISSING = None
 
-PERSISTENT, VOLATILE = "/var/log/journal", "/run/log/journal"
-REMOTE = f"{PERSISTENT}/remote"  # systemd-journal-remote(8)
-SUFFIXES = (".journal", ".journal~")
-OF_USERS = "user-"  # how files of users begin
 LAST = (1 << 63) - 1  # microseconds since the epoch, later than any entry
 MOST_FAILURES = 10_000  # in a row; so many entries are not damaged, but the whole of it
-# What libsystemd's error codes mean for a file (sd_journal_open_files(3)).
-FAULTS = {
-    "EBADMSG": "is no journal file, or is damaged",
-    "ENODATA": "is cut short",
-    "EPROTONOSUPPORT": "was written by a newer systemd than this one",
-}
-TO_READ_ALL = "root reads it, and members of the groups adm and systemd-journal do"
 NO_TIMEOUT = (1 << 64) - 1  # of sd_journal_get_timeout(3)
 # Between looks at the journal while nothing seems to happen. On a network file system nobody tells
 # that something does, and inotify(7) can lose events.
@@ -50,7 +52,6 @@ TICK, NETWORK_TICK = 10_000, 250  # milliseconds
 
 PROGRESS_EVERY = 5_000  # entries
 PIECE = 10_000  # entries, some 20 MB of a file
-Identity = tuple[int, int]
 Step = Callable[["JournalReader"], "JournalEntry | None"]
 
 # It warns of fields that are too long to be ours.
@@ -96,18 +97,6 @@ def _namespace(options: argparse.Namespace | None) -> str | None:
     return None if options is None else options.namespace
 
 
-class Unread(NamedTuple):
-    """A journal file or folder that was not read, or not to its end, and why."""
-
-    path: str
-    reason: str
-    forbidden: bool = False
-
-    def __str__(self) -> str:
-        right = f"; {TO_READ_ALL}" if self.forbidden else ""
-        return f"{printable(self.path)}: {self.reason} (not read){right}"
-
-
 class Extent(NamedTuple):
     """What a journal file covers: the entries `low` to `high` of a counter. size: in bytes; since,
     until: in microseconds since the epoch."""
@@ -134,10 +123,8 @@ class Journal:
             sentence = f"the journal cannot be read: {MISSING}; install python3-cysystemd"
             raise Complaint(os.EX_UNAVAILABLE, sentence)
         self.damaged = 0  # entries that could not be read
-        self._of_users = options is not None and bool(options.user_unit)
-        self._expected: dict[Identity, str] = {}
+        self._expected = Expected(of_users=options is not None and bool(options.user_unit))
         self._terms: Sequence[tuple[str, Iterable[str]]] = ()
-        self._unread: list[Unread] = []
         self._readers: list[JournalReader] = []
         if options is not None and options.file:
             self._open_files(options.file)
@@ -149,8 +136,8 @@ class Journal:
             self._open_namespace(namespace)
         else:
             self._open_own()
-            self._open_folders(*(each for name in of_services() for each in _folders(name)))
-        if not self._expected and not self._unread:
+            self._open_folders(*(each for name in of_services() for each in of_namespace(name)))
+        if not self._expected.paths and not self._expected.unread:
             raise Complaint(os.EX_NOINPUT, f"there is no journal in {self._place(options)}")
 
     def only(self, *terms: tuple[str, Iterable[str]]) -> None:
@@ -232,7 +219,7 @@ class Journal:
         they have twice comes once.
         """
         self._readers.clear()
-        files, self._expected = self._expected, {}
+        files, self._expected.paths = self._expected.paths, {}
         extents = sorted(filter(None, (self._extent(*item) for item in files.items())))
         whole = sum(extent.size for extent in extents)
         done = 0
@@ -247,26 +234,21 @@ class Journal:
             done += size
 
     def unread(self) -> list[Unread]:
-        """What could not be read, as far as the journal has been read by now.
-
-        libsystemd leaves out what it cannot open, and what it finds to be damaged from there on;
-        it does not say so, but it closes the file.
-        """
-        held = _held()
-        lost = [path for key, path in self._expected.items() if key not in held]
-        return self._unread + [each for each in map(_why, lost) if each is not None]
+        """What could not be read, as far as the journal has been read by now."""
+        lost = map(_why_closed, self._expected.closed())
+        return self._expected.unread + [each for each in lost if each is not None]
 
     def _extent(self, key: Identity, path: str) -> Extent | None:
         """What a file covers; None for one that is empty or not readable, which is noted."""
         try:
-            reader = _of_file(self._path(key, path))
+            reader = _of_file(place_of(key, path))
             reader.seek_head()
             first = reader.next()
             reader.seek_realtime_usec(LAST)
             last = reader.previous()
             size = os.stat(path).st_size
         except (OSError, SystemError) as error:
-            self._unread.append(_unread(path, error))
+            self._expected.unread.append(cannot_open(path, error))
             return None
         if first is None or last is None:
             return None
@@ -280,7 +262,7 @@ class Journal:
         """The entries of files, which are opened anew once in a while for the sake of memory."""
         cursor = None
         while True:
-            readers = [_of_file(self._path(each.key, each.path)) for each in run]
+            readers = [_of_file(place_of(each.key, each.path)) for each in run]
             for reader in readers:
                 reader.add_filter(_rule(self._terms))
                 if cursor is not None:
@@ -302,22 +284,11 @@ class Journal:
                     break
             else:
                 break
-        held = _held()
-        self._unread += [_damaged(each.path) for each in run if each.key not in held]
-
-    def _path(self, key: Identity, path: str) -> str:
-        """Where the file is now: a rotation gives it another name."""
-        try:
-            if _identity(os.stat(path)) == key:
-                return path
-        except FileNotFoundError:
-            pass
-        folder = os.path.dirname(path)
-        return next((each.path for each in _entries(folder) if _identity(each.stat()) == key), path)
+        held = open_now()
+        self._expected.unread += [damaged(each.path) for each in run if each.key not in held]
 
     def _open_own(self) -> None:
-        machine = _machine()
-        self._expect(f"{VOLATILE}/{machine}", f"{PERSISTENT}/{machine}")
+        self._expected.add_folders(*of_machine())
         reader = JournalReader()
         # The other modes cannot be combined with it: cysystemd takes one flag at most.
         reader.open(JournalOpenMode.LOCAL_ONLY)
@@ -327,7 +298,7 @@ class Journal:
         """As journalctl(1) has it."""
         if wanted == "*" or wanted.startswith("+"):
             self._open_own()
-        folders = _folders("*" if wanted == "*" else wanted.removeprefix("+"))
+        folders = of_namespace("*" if wanted == "*" else wanted.removeprefix("+"))
         if not folders and wanted != "*":
             sentence = f"there is no journal of the namespace {shown(wanted.removeprefix('+'))}"
             raise Complaint(os.EX_NOINPUT, sentence)
@@ -341,14 +312,15 @@ class Journal:
                     continue
                 why = "is not a folder" if os.path.exists(path) else "does not exist"
                 raise Complaint(os.EX_NOINPUT, f"{printable(folder)} {why}")
-            below = [each.path for each in _entries(path) if each.is_dir()]
+            below = [each for each in listed(path) if each.is_dir()]
             # libsystemd looks into folders that are named after a machine, and into no others.
-            self._expect(path, *(each for each in below if _is_machine(os.path.basename(each))))
+            machines = (each.path for each in below if is_of_machine(each.name))
+            self._expected.add_folders(path, *machines)
             reader = JournalReader()
             try:
                 reader.open_directory(path)
             except SystemError as error:
-                self._unread.append(_unread(path, error))
+                self._expected.unread.append(cannot_open(path, error))
             else:
                 self._readers.append(reader)
 
@@ -364,32 +336,10 @@ class Journal:
             fault = _trial(file)
             if fault is None:
                 good.append(file)
-                self._expected[_identity(os.stat(file))] = file
+                self._expected.add(file)
             else:
-                self._unread.append(fault)
+                self._expected.unread.append(fault)
         self._readers += map(_of_file, good)
-
-    def _expect(self, *folders: str) -> None:
-        """Notes which files there are that can have records, before libsystemd opens them."""
-        for folder in folders:
-            try:
-                for entry in self._with_records(_entries(folder)):
-                    self._expected[_identity(entry.stat())] = entry.path
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                self._unread.append(_unread(folder, error))
-
-    def _with_records(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-        """The journal files of the manager that this is about, or of all. journald has one for each
-        user, unless the journal is volatile, or the user is of the system (SplitMode= of
-        journald.conf(5)): then theirs is the system's."""
-        found = [entry for entry in entries if entry.name.endswith(SUFFIXES)]
-        if self._of_users:
-            return found
-        mine = tuple(f"{OF_USERS}{manager.now.uid}{mark}" for mark in ".@")
-        own = [entry for entry in found if entry.name.startswith(mine)]
-        return own or [entry for entry in found if not entry.name.startswith(OF_USERS)]
 
     @staticmethod
     def _place(options: argparse.Namespace | None) -> str:
@@ -488,70 +438,21 @@ def _serial(entry: JournalEntry) -> tuple[str, int]:
     return parts["s"], int(parts["i"], 16)
 
 
-def _identity(status: os.stat_result) -> Identity:
-    return status.st_dev, status.st_ino
-
-
-def _held() -> set[Identity]:
-    """The files that are open."""
-    held = set()
-    for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            held.add(_identity(os.fstat(int(descriptor))))
-        except OSError:
-            pass  # the one that listed the folder
-    return held
-
-
-def _machine() -> str:
-    return Path("/etc/machine-id").read_text().strip()
-
-
-def _folders(namespace: str) -> list[str]:
-    """Where this machine's journal of a namespace is; * is any of them."""
-    name = "*" if namespace == "*" else glob.escape(namespace)
-    patterns = (f"{place}/{_machine()}.{name}" for place in (VOLATILE, PERSISTENT))
-    return [folder for pattern in patterns for folder in sorted(glob.glob(pattern))]
-
-
-def _is_machine(name: str) -> bool:
-    """Whether libsystemd looks for journals in a folder of this name: a machine's id, with a
-    namespace behind a dot."""
-    return re.fullmatch(r"[0-9a-f]{32}(\..*)?", name) is not None
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
 def _trial(path: str) -> Unread | None:
     """What keeps a file from being opened; None for nothing."""
     try:
         os.close(os.open(path, os.O_RDONLY))
         _of_file(path)
     except (OSError, SystemError) as error:
-        return _unread(path, error)
+        return cannot_open(path, error)
     return None
 
 
-def _why(path: str) -> Unread | None:
+def _why_closed(path: str) -> Unread | None:
     """Why a file was not read; None for one that is not there any more."""
     if not os.path.exists(path):
         return None
-    return _trial(path) or _damaged(path)
-
-
-def _damaged(path: str) -> Unread:
-    return Unread(path, "is damaged; what lies behind the damage was not read")
-
-
-def _unread(path: str, error: OSError | SystemError) -> Unread:
-    if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        return Unread(path, reason, isinstance(error, PermissionError))
-    reason, code = error.args
-    return Unread(path, FAULTS.get(code, reason), code in ("EACCES", "EPERM"))
+    return _trial(path) or damaged(path)
 
 
 def _descriptor(reader: JournalReader) -> int:
