@@ -648,15 +648,15 @@ def test_a_change_holds_for_the_next_connection(
                 word = f"Environment=WORD={number}\n"
                 answer = b"%d\n" % number
                 if what == "service file":
-                    there.file.write_text(text.replace("WORD=0", f"WORD={number}"))
+                    put(there.file, text.replace("WORD=0", f"WORD={number}"))
                 elif what == "drop-in":
                     drop_ins.mkdir(exist_ok=True)
-                    drop_in.write_text(f"[Spawn]\n{word}")
+                    put(drop_in, f"[Spawn]\n{word}")
                 elif what == "defaults":
-                    there.file.write_text(text.replace("Environment=WORD=0\n", ""))
-                    defaults.write_text(f"[Spawn]\n{word}")
+                    put(there.file, text.replace("Environment=WORD=0\n", ""))
+                    put(defaults, f"[Spawn]\n{word}")
                 elif number % 2 == 0:
-                    undo(what, there, text)
+                    undo(there, text)
                     answer = b"0\n"
                 else:
                     spoil(what, there)
@@ -664,13 +664,20 @@ def test_a_change_holds_for_the_next_connection(
                 assert there.talk() == answer
         finally:
             over.set()
-            undo(what, there, text)
+            undo(there, text)
             defaults.unlink(missing_ok=True)
             shutil.rmtree(drop_ins, ignore_errors=True)
         for each in talks:
             each.result()
     wanted = {b"0\n", *(b"%d\n" % number for number in range(20))}
     assert answers <= (wanted if what in CHANGES[:3] else {b"", b"0\n"})
+
+
+def put(file: Path, text: str) -> None:
+    """Has the file be another one at once: somebody may read it now."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
 
 
 def spoil(what: str, there: Installed) -> None:
@@ -683,12 +690,9 @@ def spoil(what: str, there: Installed) -> None:
         there.file.parent.chmod(0o777)
 
 
-def undo(what: str, there: Installed, text: str) -> None:
+def undo(there: Installed, text: str) -> None:
     there.file.parent.chmod(0o755)
-    if what == "mask":
-        there.file.unlink()
-    there.file.write_text(text)
-    there.file.chmod(0o644)
+    put(there.file, text)
 
 
 def test_a_file_that_is_replaced_without_an_end(standing: Callable[..., Installed]) -> None:
@@ -699,9 +703,7 @@ def test_a_file_that_is_replaced_without_an_end(standing: Callable[..., Installe
     def replace() -> None:
         while not over.is_set():
             for number in range(2):
-                draft = there.file.with_suffix(".new")
-                draft.write_text(text.replace("echo 0", f"echo {number}"))
-                draft.rename(there.file)
+                put(there.file, text.replace("echo 0", f"echo {number}"))
 
     writer = threading.Thread(target=replace)
     writer.start()
