@@ -100,7 +100,7 @@ class Board:
         if place is None:
             place = self._taken[pid] = self._free.pop() if self._free else self._added()
         had = self._counts[place] = self._counts[place] + (state == BUSY)
-        self._show(place, Place(state, pid, _now(), had, client))
+        self._write(place + 1, f"{state} {pid} {_now()} {had} {client}")
         if state == GONE:
             self._free.append(self._taken.pop(pid))
 
@@ -112,10 +112,7 @@ class Board:
                 place = self._taken[each.pid] = self._added()
                 self._counts[place] = each.had
                 self.turned_away -= each.had
-                self._show(place, each)
-
-    def _show(self, place: int, shown: Place) -> None:
-        self._write(place + 1, " ".join(map(str, shown)))
+                self._write(place + 1, " ".join(map(str, each)))
 
     def _added(self) -> int:
         self._counts.append(0)

@@ -113,6 +113,9 @@ def _counted(count: int) -> str:
 
 def encoded(fields: Sequence[str]) -> bytes:
     """An entry of `NAME=VALUE` fields as the journal takes it."""
+    lines = "\n".join(fields) + "\n"
+    if lines.count("\n") == len(fields):  # no value has a line end, as hardly any has
+        return lines.encode(errors="surrogateescape")
     parts = []
     for field in fields:
         octets = field.encode(errors="surrogateescape")

@@ -41,7 +41,11 @@ END = b"\0"
 LONGEST_TEXT = 4096
 MOST_TEXTS = TEXTS + MOST_PROBLEMS * TEXTS_OF_PROBLEM
 LONGEST = 2 + NUMBERS.size + MOST_TEXTS * (LONGEST_TEXT + len(END))
-TRUNCATED = int(socket.MSG_CTRUNC)  # to compare numbers costs less than members of an enumeration
+# Plain numbers cost less than members of an enumeration.
+TRUNCATED, NOT_INHERITED = int(socket.MSG_CTRUNC), int(socket.MSG_CMSG_CLOEXEC)
+LEVEL, RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+DESCRIPTOR = struct.Struct("i")
+ROOM = socket.CMSG_SPACE(DESCRIPTOR.size)
 LONGEST_TASK = 256  # an address, its interface and a port
 MOST_DIGITS = 9
 
@@ -61,7 +65,7 @@ class Task(NamedTuple):
 
 def hand_over(channel: socket.socket, task: Task) -> None:
     """Gives a connection to a worker. Raises OSError where that is gone."""
-    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", task.descriptor))
+    rights = (LEVEL, RIGHTS, DESCRIPTOR.pack(task.descriptor))
     remote = "" if task.remote is None else "{} {}".format(*task.remote)
     channel.sendmsg([CONNECTION + f"{task.family} {remote}".encode()], [rights])
 
@@ -69,15 +73,12 @@ def hand_over(channel: socket.socket, task: Task) -> None:
 def take_over(channel: socket.socket) -> Task | bytes:
     """What the server says: the next connection, TURN or NO_TURN; b"" where there will be none.
     Blocks."""
-    size = struct.calcsize("i")
-    message, rights, flags, _ = channel.recvmsg(
-        LONGEST_TASK, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC
-    )
+    message, rights, flags, _ = channel.recvmsg(LONGEST_TASK, ROOM, NOT_INHERITED)
     if message in (TURN, NO_TURN):
         return message
     if message[:1] != CONNECTION or flags & TRUNCATED or len(rights) != 1:
         return b""
-    (descriptor,) = struct.unpack("i", rights[0][2])
+    (descriptor,) = DESCRIPTOR.unpack(rights[0][2])
     family, _, remote = message[1:].decode().partition(" ")
     host, _, port = remote.rpartition(" ")
     return Task(int(descriptor), int(family), (host, int(port)) if host else None)
@@ -86,9 +87,11 @@ def take_over(channel: socket.socket) -> Task | bytes:
 def report(connection: Connection, ended: Ended | Refusal, then: bytes) -> bytes:
     """A worker's word for what became of a connection. then: STAYS, READY or SPENT."""
     waited = ABSENT if connection.waited is None else connection.waited
-    ends = (connection.remote, connection.local, connection.proxy)
-    ports = [ABSENT if end is None else end[1] for end in ends]
-    hosts = ["" if end is None else end[0] for end in ends]
+    ports, hosts = [ABSENT] * 3, [""] * 3
+    if connection.proxy is not None:  # else the server knows them by itself
+        ends = (connection.remote, connection.local, connection.proxy)
+        ports = [ABSENT if end is None else end[1] for end in ends]
+        hosts = ["" if end is None else end[0] for end in ends]
     if isinstance(ended, Refusal):
         kind, status, flags = REFUSED, ended.status, (True, bool(ended.answer))
         measures = [ABSENT] * len(MEASURES)
@@ -104,7 +107,7 @@ def report(connection: Connection, ended: Ended | Refusal, then: bytes) -> bytes
         texts = [*hosts, ""]
     result = RESULTS.index(ended.result)
     numbers = NUMBERS.pack(result, status, *flags, *measures, waited, *ports)
-    return kind + then + numbers + b"".join(map(_text, texts))
+    return kind + then + numbers + _packed(texts)
 
 
 def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended | Refusal:
@@ -120,26 +123,27 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
         word = RESULTS[result]
     except (struct.error, IndexError) as error:
         raise Garbled from error
-    problems = _problems(texts[TEXTS:])
+    if len(texts[TEXTS:]) % TEXTS_OF_PROBLEM:
+        raise Garbled
     if next_of(message) not in (STAYS, READY, SPENT):
         raise Garbled
     if min(numbers) < ABSENT or result < 0 or status > 0xFFFF:
         raise Garbled
     *measures, waited, remote, local, proxy = numbers[4:]
     connection.waited = None if waited == ABSENT else waited
-    ends = [
-        None if port == ABSENT else (host, port)
-        for host, port in zip(texts[:3], (remote, local, proxy), strict=True)
-    ]
     if proxy != ABSENT and not proxied:
         raise Garbled
     if proxy != ABSENT:
-        connection.remote, connection.local, connection.proxy = ends
+        connection.remote, connection.local, connection.proxy = (
+            None if port == ABSENT else (_shown(host), port)
+            for host, port in zip(texts[:3], (remote, local, proxy), strict=True)
+        )
     if message[:1] == REFUSED:
         if word not in outcome.NEVER_RAN:
             raise Garbled
         answer = b"." if sending else b""
-        return Refusal(word, status, texts[TEXTS - 1], problems, answer)
+        problems = _problems(texts[TEXTS:])
+        return Refusal(word, status, _shown(texts[TEXTS - 1]), problems, answer)
     if word not in outcome.ENDED:
         raise Garbled
     ended = Ended()
@@ -158,14 +162,11 @@ def next_of(message: bytes) -> bytes:
 
 
 def _problems(texts: Sequence[str]) -> tuple[Problem, ...]:
-    """Raises Garbled."""
-    if len(texts) % TEXTS_OF_PROBLEM:
-        raise Garbled
     found = []
     for at in range(0, len(texts), TEXTS_OF_PROBLEM):
         file, line, sentence = texts[at : at + TEXTS_OF_PROBLEM]
         known = line.isdecimal() and len(line) <= MOST_DIGITS
-        found.append(Problem(file, int(line) if known else None, sentence))
+        found.append(Problem(_shown(file), int(line) if known else None, _shown(sentence)))
     return tuple(found)
 
 
@@ -179,14 +180,25 @@ def complained(message: bytes) -> str:
     return shown(message[1:].decode(errors="replace"), LONGEST_TEXT)
 
 
+def _packed(texts: Sequence[str]) -> bytes:
+    octets = "\0".join(texts).encode(errors="surrogateescape") + END
+    if len(octets) <= LONGEST_TEXT and octets.count(END) == len(texts):  # as nearly always
+        return octets
+    return b"".join(map(_text, texts))
+
+
 def _text(text: str) -> bytes:
     octets = text.encode(errors="surrogateescape")[:LONGEST_TEXT]
     return octets.replace(END, b"?") + END
 
 
 def _texts(octets: bytes) -> list[str]:
-    """Raises Garbled."""
+    """What a worker has put there, as it is. Raises Garbled."""
     *texts, rest = octets.decode(errors="surrogateescape").split("\0")
     if rest or not TEXTS <= len(texts) <= MOST_TEXTS:
         raise Garbled
-    return [shown(text, LONGEST_TEXT) if text else "" for text in texts]
+    return texts
+
+
+def _shown(text: str) -> str:
+    return shown(text, LONGEST_TEXT)
