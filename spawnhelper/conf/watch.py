@@ -25,7 +25,7 @@ class Watch:
 
     def __init__(self, name: str) -> None:
         self._begun = time.time_ns()
-        self._paths = _paths(name)
+        self._paths = _telling(_paths(name))
         self._seen = _look(self._paths)
         self._fresh = self._changed_lately(self._seen)
 
@@ -63,6 +63,17 @@ def _paths(name: str) -> list[str]:
     ]
     steps = (step for path in wanted for step in ("/", *files.walk(path)))
     return list(dict.fromkeys([*steps, *ALWAYS]))
+
+
+def _telling(paths: list[str]) -> list[str]:
+    """Without those that are not there, as far as a folder on the way tells when they come."""
+    there = {path for path, seen in zip(paths, _look(paths), strict=True) if seen is not None}
+    left, told = [], set(there)
+    for path in paths:
+        if path in there or os.path.dirname(path) not in told:
+            left.append(path)
+        told.add(path)
+    return left
 
 
 def _look(paths: list[str]) -> list[Seen | None]:

@@ -14,6 +14,7 @@ from spawnhelper.conf.service import Service
 from spawnhelper.doors import pool, wire
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.doors.lobby import Lobby
+from spawnhelper.doors.pace import MOST_AT_ONCE, Pace
 from spawnhelper.doors.pool import NEVER, NSEC_PER_SEC, Held, Nursery, Worker
 from spawnhelper.doors.registrar import Registrar
 from spawnhelper.doors.turnstile import Turnstile
@@ -30,9 +31,8 @@ SEEING_OFF = 40 * NSEC_PER_SEC  # of a client that goes on sending
 IDLE_FOR = 100 * NSEC_PER_SEC  # as Postfix's workers (master(5), max_idle)
 SPARE = 1
 MOST_LEAVING = 4  # at a time: hundreds that end at once would have the processors to themselves
-MOST_BEGINNING = 4
 FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
-MOST_KILLED_YOUNG = 8  # in a row, before it counts as a reason why there can be none
+MOST_KILLED_YOUNG = 2 * MOST_AT_ONCE  # in a row, before it counts as a reason why there can be none
 STOP_TIME = 80 * NSEC_PER_SEC  # before systemd loses patience
 # So many at a time.
 MOST_SAID = 16
@@ -89,6 +89,7 @@ class Crew:
         self.stopping: int | None = None
         self.orphans = False
         self._poll = poll
+        self._pace = Pace(nursery.group)
         self._said = ""  # why there could be none, the last time
         self._births_at = 0
         self._backoff = FIRST_BACKOFF
@@ -109,6 +110,7 @@ class Crew:
         self.clock.look_by(0)
         self.unfit = None
         self._births_at, self._backoff = 0, FIRST_BACKOFF
+        self._pace.begin()
 
     def retire(self) -> None:
         """Has those end who have nothing in hand, before this is another program."""
@@ -168,7 +170,9 @@ class Crew:
         room = self.plan.service.max_connections - serving - len(self.idle) - beginning
         wanted = SPARE - len(self.idle) - beginning
         if (asked or self.next) and not self.idle:  # they come faster than workers get free
-            wanted = min(MOST_BEGINNING, 1 + serving // 4) - beginning
+            wanted = self._pace.most(serving) - beginning
+            if wanted <= 0 < room and not beginning:
+                self.clock.look_by(self._pace.due)
         if wanted <= 0 or room <= 0 or time.monotonic_ns() < self._births_at:
             return
         for _ in range(min(wanted, room)):
@@ -239,9 +243,9 @@ class Crew:
             del self.sources[held.source]
         self.served += 1
 
-    def hear(self, worker: Worker) -> None:
+    def hear(self, worker: Worker, most: int = 1) -> None:
         """What a worker has said, so much at a time. That it is gone its end as a process tells."""
-        for _ in range(MOST_SAID):
+        for _ in range(most):
             try:
                 message = worker.channel.recv(wire.LONGEST + 1)
             except BlockingIOError:
@@ -351,7 +355,7 @@ class Crew:
     def _buried(self, worker: Worker, status: int) -> None:
         """Takes note of a worker's end: its connection ends in order, and is recorded."""
         worker.ended = worker.retired = True
-        self.hear(worker)  # its last words
+        self.hear(worker, MOST_SAID)  # its last words
         self._hang_up(worker)
         del self.workers[worker.channel.fileno()]
         worker.channel.close()

@@ -122,17 +122,18 @@ class Worker:
 
 class Nursery:
     """Where workers come from, and where their control groups end. trouble: a sentence to be said
-    about it. count: of the control groups that were made. descriptors: how many a worker can have,
-    and its commands, by the soft limit that systemd gave."""
+    about it. group: the server's control group, which those of workers are in, None where there can
+    be none. count: of those that were made. descriptors: how many a worker can have, and its
+    commands, by the soft limit that systemd gave."""
 
     def __init__(self, descriptors: int, count: int = 0, used: Iterable[str] = ()) -> None:
         self.descriptors = descriptors
         self.count = count
         self.trouble = ""
-        self._base = _own_group()
+        self.group = _own_group()
         self._ended: list[str] = []
-        if self._base is not None:
-            self._tidy_up(self._base, set(used))
+        if self.group is not None:
+            self._tidy_up(self.group, set(used))
 
     def born(self, plan: Plan) -> Worker:
         """A new worker, which says by itself when it is ready. Raises OSError."""
@@ -167,15 +168,15 @@ class Nursery:
         return bool(self._ended)
 
     def _group(self) -> str | None:
-        if self._base is None:
+        if self.group is None:
             return None
         self.count += 1
-        group = f"{self._base}/{GROUP}{os.getpid()}-{self.count}"
+        group = f"{self.group}/{GROUP}{os.getpid()}-{self.count}"
         try:
             os.mkdir(group)
         except OSError as error:
             self.trouble = f"no control groups for workers: {group}: {error.strerror}"
-            self._base = None
+            self.group = None
             return None
         return group
 
