@@ -150,25 +150,26 @@ def _own(figures: Figures, number: int) -> float:
 
 
 def _against_best(results: Results, what: Callable[[Figures, int], float]) -> float | None:
-    """Ours by that of the super-server that has least, the median of the rounds."""
+    """Ours by that of the super-server that has least, the median of the rounds. Which one that is
+    all rounds tell: the least of a round is mostly luck."""
     peers = [name for name in PEERS if _measured(results, name)]
     if not peers or not _measured(results, STANDING):
         return None
     has = results.servers
-    return _median(
-        what(has[STANDING], number) / min(what(has[name], number) for name in peers)
-        for number in range(len(has[STANDING].processor))
-    )
+    rounds = range(len(has[STANDING].processor))
+    found = {name: [what(has[name], number) for number in rounds] for name in (STANDING, *peers)}
+    best = min(peers, key=lambda name: statistics.median(found[name]))
+    return _median(ours / its for ours, its in zip(found[STANDING], found[best], strict=True))
 
 
 def _rates(results: Results, at_once: int, ours: str = STANDING) -> float | None:
-    """Ours by that of the super-server that has most, the median of the rounds."""
+    """Ours by that of the super-server that has most, the median of the rounds; as above."""
     peers = [name for name in PEERS if _measured(results, name)]
     if not peers or not _measured(results, ours):
         return None
-    has = results.servers
-    rounds = zip(*(has[name].rates[at_once] for name in (ours, *peers)), strict=True)
-    return _median(rate / max(others) for rate, *others in rounds)
+    has = {name: results.servers[name].rates[at_once] for name in (ours, *peers)}
+    best = max(peers, key=lambda name: statistics.median(has[name]))
+    return _median(rate / its for rate, its in zip(has[ours], has[best], strict=True))
 
 
 def _crowd(has: dict[str, Figures]) -> float | None:

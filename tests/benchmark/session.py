@@ -27,8 +27,8 @@ from benchmark import client, servers, stages, standing, usage
 from benchmark.servers import Server
 
 AT_ONCE = (1, 16, 64)
-COUNTS = {1: 25, 16: 96, 64: 192}  # connections a round
-ALONE = 10  # connections a round, and starts of the interpreter, each on a machine at rest
+COUNTS = {1: 50, 16: 320, 64: 640}  # connections a round
+ALONE = 50  # connections a round, and starts of the interpreter, each on a machine at rest
 REST = 0.1  # seconds
 BURST = 400
 HELD = (10, 100, 500, 2000)
