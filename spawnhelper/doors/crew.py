@@ -21,6 +21,7 @@ from spawnhelper.doors.turnstile import Turnstile
 from spawnhelper.outcome import ERR, RESOURCES, STOPPED, TIME_LIMIT, WARNING, Refusal
 from spawnhelper.stages import reasons, supervise
 from spawnhelper.stages.plan import Plan
+from spawnhelper.stages.serve import Ended
 
 NSEC_PER_USEC = 1_000
 SOON = 20_000_000  # nanoseconds, for what was killed to be gone
@@ -89,7 +90,7 @@ class Crew:
         self.stopping: int | None = None
         self.orphans = False
         self._poll = poll
-        self._pace = Pace(nursery.group)
+        self._pace = Pace()
         self._said = ""  # why there could be none, the last time
         self._births_at = 0
         self._backoff = FIRST_BACKOFF
@@ -156,7 +157,9 @@ class Crew:
         self._end_waits(now)
         self._look_at_workers(now)
         self.lobby.look(now)
-        if self.nursery.look():
+        if self.nursery.left:
+            if not self.beginning:  # else it could have to wait until they have joined theirs
+                self.nursery.look()
             self.clock.look_by(now + SOON)
         if self._births_at > now:
             self.clock.look_by(self._births_at)
@@ -170,15 +173,17 @@ class Crew:
         room = self.plan.service.max_connections - serving - len(self.idle) - beginning
         wanted = SPARE - len(self.idle) - beginning
         if (asked or self.next) and not self.idle:  # they come faster than workers get free
-            wanted = self._pace.most(serving) - beginning
-            if wanted <= 0 < room and not beginning:
+            wanted = self._pace.most(serving) if not beginning else 0
+            if wanted == 0 < room and not beginning:
                 self.clock.look_by(self._pace.due)
         if wanted <= 0 or room <= 0 or time.monotonic_ns() < self._births_at:
             return
-        for _ in range(min(wanted, room)):
+        groups = self.nursery.groups(min(wanted, room))
+        while groups:
             try:
-                worker = self.nursery.born(self.plan)
+                worker = self.nursery.born(self.plan, groups.pop())
             except OSError as error:
+                self.nursery.left += filter(None, groups)
                 self._misborn(_no_worker(f"{error.strerror}"))
                 return
             self.workers[worker.channel.fileno()] = worker
@@ -287,6 +292,8 @@ class Crew:
         elif kind in (wire.ENDED, wire.REFUSED):
             proxied = held.plan.service.proxied
             ended = wire.reported(message, held.connection, proxied=proxied)
+            if isinstance(ended, Ended):
+                self._pace.spend(ended.cpu)
             held.reported = True
             worker.deadline = time.monotonic_ns() + SEEING_OFF
             self.turnstile.leave(held)

@@ -1,8 +1,4 @@
-"""How many workers are made at once, where connections come faster than workers get free.
-
-To join a control group takes a grace period of the kernel, some 10 ms, in which nobody on the
-machine can start a process (cgroup-v2.rst, favordynmods); those that join together share it.
-"""
+"""How many workers are made at once, where connections come faster than workers get free."""
 
 from __future__ import annotations
 
@@ -10,48 +6,41 @@ import os
 import time
 
 MOST_AT_ONCE = 4
-# Where the service has the processors already, more workers get nobody served sooner, and each
-# takes of the time that commands would have. But its commands may be such as never end.
-FULL = 0.5  # of the processors, for clients on this machine have some, too
-WINDOW = 50_000_000  # nanoseconds
+# Where commands that end have so much of the processors, more workers get nobody served sooner, and
+# take time that commands would have. But those that wait may be for commands that do not end.
+FULL = 0.3
+WINDOW, SLOW_WINDOW = 50_000_000, 200_000_000  # nanoseconds
 NSEC_PER_USEC = 1_000
 
 
 class Pace:
-    """group: the server's control group, None where nobody counts what its processes use."""
+    """Goes by the processor time of the commands that have ended."""
 
-    def __init__(self, group: str | None) -> None:
-        self._counter: int | None = None
-        if group is not None:
-            self._counter = os.open(f"{group}/cpu.stat", os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self) -> None:
         self._processors = len(os.sched_getaffinity(0))
         self.begin()
 
     def begin(self) -> None:
         """Knows nothing of what was before."""
         self._since = time.monotonic_ns()
-        self._used = self._usage()
+        self._spent = 0
         self._full = False
+
+    def spend(self, usec: int) -> None:
+        """A command has ended that took so much."""
+        self._spent += usec
 
     @property
     def due(self) -> int:
-        """When it is told anew: CLOCK_MONOTONIC in nanoseconds."""
-        return self._since + WINDOW
+        """When it is decided anew: CLOCK_MONOTONIC in nanoseconds."""
+        return self._since + (SLOW_WINDOW if self._full else WINDOW)
 
     def most(self, serving: int) -> int:
-        """How many may be on their way now: as many again as are at work, and one. Where the
-        processors are taken, one in each window."""
+        """How many to make now: as many again as are at work, and one. Where the processors are
+        taken, once in a slow window."""
         now = time.monotonic_ns()
-        span = now - self._since
-        turn = span >= WINDOW
+        turn = now >= self.due
         if turn:
-            used = self._usage()
-            share = (used - self._used) * NSEC_PER_USEC / span / self._processors
-            self._since, self._used, self._full = now, used, share > FULL
-        return int(turn) if self._full else min(MOST_AT_ONCE, 1 + serving)
-
-    def _usage(self) -> int:
-        """Microseconds of processor time that the service has had (cgroups(7), cpu.stat)."""
-        if self._counter is None:
-            return 0
-        return int(os.pread(self._counter, 64, 0).split(maxsplit=2)[1])
+            share = self._spent * NSEC_PER_USEC / (now - self._since) / self._processors
+            self._since, self._spent, self._full = now, 0, share > FULL
+        return min(MOST_AT_ONCE, 1 + serving) if turn or not self._full else 0

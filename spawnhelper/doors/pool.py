@@ -122,23 +122,30 @@ class Worker:
 
 class Nursery:
     """Where workers come from, and where their control groups end. trouble: a sentence to be said
-    about it. group: the server's control group, which those of workers are in, None where there can
-    be none. count: of those that were made. descriptors: how many a worker can have, and its
-    commands, by the soft limit that systemd gave."""
+    about it. count: of the control groups that were made; left: those that nobody needs any more.
+    descriptors: how many a worker can have, and its commands, by the soft limit that systemd gave.
+
+    To join a control group takes a grace period of the kernel, some 10 ms, unless cgroup2 has
+    favordynmods (cgroup-v2.rst); and until then nobody can make or remove one. So those of workers
+    that are born together are made before the first of them joins his.
+    """
 
     def __init__(self, descriptors: int, count: int = 0, used: Iterable[str] = ()) -> None:
         self.descriptors = descriptors
         self.count = count
         self.trouble = ""
-        self.group = _own_group()
-        self._ended: list[str] = []
-        if self.group is not None:
-            self._tidy_up(self.group, set(used))
+        self.left: list[str] = []
+        self._base = _own_group()
+        if self._base is not None:
+            self._tidy_up(self._base, set(used))
 
-    def born(self, plan: Plan) -> Worker:
-        """A new worker, which says by itself when it is ready. Raises OSError."""
+    def groups(self, count: int) -> list[str | None]:
+        """Control groups for so many workers; None is one that there cannot be."""
+        return [self._group() for _ in range(count)]
+
+    def born(self, plan: Plan, group: str | None) -> Worker:
+        """A new worker for this group, which says by itself when it is ready. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        group = self._group()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
             pid = os.fork()
@@ -158,25 +165,26 @@ class Nursery:
         return Worker(pid, ours, plan, group)
 
     def end(self, group: str | None) -> None:
-        """Ends what is left in a worker's control group, and takes it away."""
-        if group is not None and not _removed(group):
-            self._ended.append(group)
+        """Ends what is left in a worker's control group. look() takes that away."""
+        if group is not None:
+            self.left.append(group)
+            if _populated(group):
+                _kill_group(group)
 
-    def look(self) -> bool:
-        """Goes on with that; whether there is something left to do."""
-        self._ended = [group for group in self._ended if not _removed(group)]
-        return bool(self._ended)
+    def look(self) -> None:
+        """Goes on with it."""
+        self.left = [group for group in self.left if not _removed(group)]
 
     def _group(self) -> str | None:
-        if self.group is None:
+        if self._base is None:
             return None
         self.count += 1
-        group = f"{self.group}/{GROUP}{os.getpid()}-{self.count}"
+        group = f"{self._base}/{GROUP}{os.getpid()}-{self.count}"
         try:
             os.mkdir(group)
         except OSError as error:
             self.trouble = f"no control groups for workers: {group}: {error.strerror}"
-            self.group = None
+            self._base = None
             return None
         return group
 
@@ -213,6 +221,14 @@ def _own_group() -> str | None:
 def _kill_group(group: str) -> None:
     with contextlib.suppress(OSError), open(f"{group}/cgroup.kill", "w") as switch:
         switch.write("1")
+
+
+def _populated(group: str) -> bool:
+    try:
+        with open(f"{group}/cgroup.events", encoding="utf-8") as events:
+            return "populated 0" not in events.read()
+    except OSError:
+        return False  # it is gone
 
 
 def _removed(group: str) -> bool:
