@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
@@ -333,6 +334,16 @@ def unit_change(door: doors.Accept) -> Iterator[Callable[[str], None]]:
     yield change
     (folder / "test.conf").unlink(missing_ok=True)
     run("systemctl", "daemon-reload")
+
+
+@pytest.fixture
+def readable(tmp_path: Path) -> Path:
+    """A folder that everybody may read; the one for all temporary files stays everybody's."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(0o755)
+    return tmp_path
 
 
 @pytest.fixture

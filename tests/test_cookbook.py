@@ -127,20 +127,17 @@ def test_svn(recipe: str, tmp_path: Path) -> None:
 
 
 @needs("cvs")
-def test_cvs(recipe: str, tmp_path: Path) -> None:
+def test_cvs(recipe: str, readable: Path) -> None:
     run("cvs", "-d", "/srv/cvs", "init")
     (SRV / "cvs/CVSROOT/passwd").write_text("anonymous::nobody\n")
-    locks = tmp_path / "locks"
+    locks = readable / "locks"
     locks.mkdir()
     locks.chmod(0o777)
-    for folder in locks.parents[:-1]:
-        if str(folder) != "/tmp":
-            folder.chmod(0o755)
     with (SRV / "cvs/CVSROOT/config").open("a") as config:
         config.write(f"LockDir={locks}\n")
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/.cvspass").touch()
-    environment = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    (readable / "home").mkdir()
+    (readable / "home/.cvspass").touch()
+    environment = {"HOME": str(readable / "home"), "PATH": "/usr/bin:/bin"}
     root = ":pserver:anonymous:@127.0.0.1:/srv/cvs"
     listing = run("cvs", "-d", root, "rlog", "CVSROOT/modules", env=environment, check=False)
     assert "RCS file: /srv/cvs/CVSROOT/modules,v" in listing.stdout, listing.stderr

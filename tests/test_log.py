@@ -495,7 +495,7 @@ def test_what_could_not_be_read_is_said(foreign: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["log", "stats"])
-def test_no_permission(verb: str, foreign: Path, tmp_path: Path) -> None:
+def test_no_permission(verb: str, foreign: Path, readable: Path) -> None:
     nobody = ["runuser", "-u", "nobody", "--", "spawnctl", verb]
     done = run(*nobody, check=False)
     assert done.returncode == os.EX_NOPERM
@@ -504,10 +504,9 @@ def test_no_permission(verb: str, foreign: Path, tmp_path: Path) -> None:
         done.stderr,
         re.M,
     )
-    folder = tmp_path / "some"
+    folder = readable / "some"
     folder.mkdir()
-    for part in (tmp_path, *tmp_path.parents[:3], folder):
-        part.chmod(0o755)
+    folder.chmod(0o755)
     (folder / "a.journal").write_bytes(next(foreign.iterdir()).read_bytes())
     (folder / "b.journal").write_bytes(next(foreign.iterdir()).read_bytes())
     (folder / "a.journal").chmod(0o644)

@@ -45,14 +45,6 @@ def standing(service: Callable[..., Installed]) -> Callable[..., Installed]:
     return make
 
 
-@pytest.fixture
-def readable(tmp_path: Path) -> Path:
-    """A folder for what commands run."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    return tmp_path
-
-
 def unit_of(there: Installed) -> str:
     return f"spawn-server@{there.name}.service"
 

@@ -129,12 +129,9 @@ def test_copies_are_not_counted_twice(week: Path, tmp_path: Path) -> None:
     assert stats(f"-D{tmp_path}")["all"]["connections"] == stats(f"-D{week}")["all"]["connections"]
 
 
-def test_counts_of_a_real_load_agree(service: Callable[..., Installed], tmp_path: Path) -> None:
+def test_counts_of_a_real_load_agree(service: Callable[..., Installed], readable: Path) -> None:
     """A load of every result that a connection can have, and whatever else is in the journal."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
-    odd = tmp_path / "odd"
+    odd = readable / "odd"
     odd.write_text("#!/nowhere/interpreter\n")
     odd.chmod(0o755)
     user = "User=nobody\n"
@@ -144,7 +141,7 @@ def test_counts_of_a_real_load_agree(service: Callable[..., Installed], tmp_path
         (true, b"", 25),
         (user + "Argv=/bin/false\n", b"", 5),
         (user + "Argv=/bin/sh -c 'kill -9 $$'\n", b"", 3),
-        (user + python(tmp_path, "import os\nos.abort()\n") + "LimitCORE=0\n", b"", 2),
+        (user + python(readable, "import os\nos.abort()\n") + "LimitCORE=0\n", b"", 2),
         (user + "Argv=/bin/sleep 9\nTimeLimit=50ms\n", b"", 2),
         (user + "Argv=/bin/cat\nSizeLimit=2\n", b"12345", 3),
         (true + "DenyFrom=127.0.0.0/8\n", b"", 4),

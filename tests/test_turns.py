@@ -118,11 +118,9 @@ def test_a_turn_ends_with_its_command(service: Callable[..., Installed]) -> None
     assert len(there.records(6)) == 6
 
 
-def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) -> None:
-    banner = tmp_path / "busy"
+def test_who_waits_in_vain(service: Callable[..., Installed], readable: Path) -> None:
+    banner = readable / "busy"
     banner.write_text("421 busy\r\n")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     keys = f"MaxCommands=1\nQueueLimit=1s\nBannerRefused={banner}\n"
     there = service(CAT + keys)
     (first,) = in_line(there, 1)
@@ -148,12 +146,10 @@ def test_who_waits_in_vain(service: Callable[..., Installed], tmp_path: Path) ->
 
 
 def test_a_banner_is_for_those_whose_turn_it_is(
-    service: Callable[..., Installed], tmp_path: Path
+    service: Callable[..., Installed], readable: Path
 ) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / "hello").write_text("hello")
-    there = service(f"{CAT}MaxCommands=1\nBanner={tmp_path}/hello\n")
+    (readable / "hello").write_text("hello")
+    there = service(f"{CAT}MaxCommands=1\nBanner={readable}/hello\n")
     first, second = in_line(there, 2)
     assert first.recv(5) == b"hello"
     assert silent(second)
@@ -225,12 +221,10 @@ def test_a_stop_ends_the_wait(service: Callable[..., Installed]) -> None:
     first.close()
 
 
-def test_many_at_once(service: Callable[..., Installed], tmp_path: Path) -> None:
+def test_many_at_once(service: Callable[..., Installed], readable: Path) -> None:
     """300 connections, 7 commands at a time: counted by the commands themselves."""
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    script = f"touch {tmp_path}/$$; ls {tmp_path} | wc -l; sleep 0.1; rm {tmp_path}/$$"
+    readable.chmod(0o777)
+    script = f"touch {readable}/$$; ls {readable} | wc -l; sleep 0.1; rm {readable}/$$"
     there = service(
         f"User=nobody\nArgv=/bin/sh -c '{script}'\nMaxCommands=7\nQueueLimit=infinity\n",
         socket_section="MaxConnections=400",
@@ -312,13 +306,11 @@ def test_where_turns_cannot_be_kept(service: Callable[..., Installed]) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["nowhere", "run-user"])
-def test_in_the_foreground(known: bool, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    place = tmp_path / "run"
+def test_in_the_foreground(known: bool, readable: Path) -> None:
+    place = readable / "run"
     place.mkdir()
     place.chmod(0o777)
-    file = tmp_path / "turn.conf"
+    file = readable / "turn.conf"
     port = free_port()
     file.write_text(
         f"[Socket]\nListenStream=127.0.0.1:{port}\n"
