@@ -31,8 +31,6 @@ LONGEST_DELIVERY = 960 * NSEC_PER_SEC  # its own bounds, one after the other
 SEEING_OFF = 40 * NSEC_PER_SEC  # of a client that goes on sending
 IDLE_FOR = 100 * NSEC_PER_SEC  # as Postfix's workers (master(5), max_idle)
 SPARE = 1
-# In which those that are born together join their control groups; until then no others are made.
-JOIN_TIME = 100_000_000  # nanoseconds
 MOST_LEAVING = 4  # at a time: hundreds that end at once would have the processors to themselves
 FIRST_BACKOFF, LONGEST_BACKOFF = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
 MOST_KILLED_YOUNG = 2 * MOST_AT_ONCE  # in a row, before it counts as a reason why there can be none
@@ -94,7 +92,6 @@ class Crew:
         self._poll = poll
         self._pace = Pace()
         self._said = ""  # why there could be none, the last time
-        self._joining_until = 0
         self._births_at = 0
         self._backoff = FIRST_BACKOFF
         self._killed_young = 0
@@ -177,15 +174,11 @@ class Crew:
         room = self.plan.service.max_connections - serving - len(self.idle) - beginning
         wanted = SPARE - len(self.idle) - beginning
         if (asked or self.next) and not self.idle:  # they come faster than workers get free
-            if beginning and now < self._joining_until:
-                self.clock.look_by(self._joining_until)
-                return
             wanted = self._pace.most(serving) - beginning
             if wanted <= 0 < room:
                 self.clock.look_by(self._pace.due)
         if wanted <= 0 or room <= 0 or now < self._births_at:
             return
-        self._joining_until = now + JOIN_TIME
         groups = self.nursery.groups(min(wanted, room))
         while groups:
             try:
