@@ -38,6 +38,7 @@ STOP_TIME = 80 * NSEC_PER_SEC  # before systemd loses patience
 # So many at a time.
 MOST_SAID = 16
 MOST_KILLED = 512
+MOST_LEFT = 64  # control groups that nobody needs any more
 
 
 class Clock:
@@ -158,7 +159,8 @@ class Crew:
         self._look_at_workers(now)
         self.lobby.look(now)
         if self.nursery.left:
-            if not self.beginning:  # else it could have to wait until they have joined theirs
+            # It can have to wait until those that begin have joined theirs; but they may never end.
+            if not self.beginning or len(self.nursery.left) >= MOST_LEFT:
                 self.nursery.look()
             self.clock.look_by(now + SOON)
         if self._births_at > now:
@@ -169,7 +171,6 @@ class Crew:
         may be in a backlog."""
         if self.plan is None or self.stopping is not None:
             return
-        now = time.monotonic_ns()
         serving, beginning = self.busy, len(self.beginning)
         room = self.plan.service.max_connections - serving - len(self.idle) - beginning
         wanted = SPARE - len(self.idle) - beginning
@@ -177,14 +178,15 @@ class Crew:
             wanted = self._pace.most(serving) - beginning
             if wanted <= 0 < room:
                 self.clock.look_by(self._pace.due)
-        if wanted <= 0 or room <= 0 or now < self._births_at:
+        if wanted <= 0 or room <= 0 or time.monotonic_ns() < self._births_at:
             return
         groups = self.nursery.groups(min(wanted, room))
         while groups:
             try:
                 worker = self.nursery.born(self.plan, groups.pop())
             except OSError as error:
-                self.nursery.left += filter(None, groups)
+                for group in groups:
+                    self.nursery.end(group)
                 self._misborn(_no_worker(f"{error.strerror}"))
                 return
             self.workers[worker.channel.fileno()] = worker
