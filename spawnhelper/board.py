@@ -100,7 +100,7 @@ class Board:
         if place is None:
             place = self._taken[pid] = self._free.pop() if self._free else self._added()
         had = self._counts[place] = self._counts[place] + (state == BUSY)
-        self._write(place + 1, f"{state} {pid} {_now()} {had} {client}")
+        self._show(place, state, pid, _now(), had, client)
         if state == GONE:
             self._free.append(self._taken.pop(pid))
 
@@ -112,7 +112,11 @@ class Board:
                 place = self._taken[each.pid] = self._added()
                 self._counts[place] = each.had
                 self.turned_away -= each.had
-                self._write(place + 1, " ".join(map(str, each)))
+                self._show(place, *each)
+
+    def _show(self, place: int, state: str, pid: int, since: int, had: int, client: str) -> None:
+        """The line of a place, whose fields are those of Place."""
+        self._write(place + 1, f"{state} {pid} {since} {had} {client}")
 
     def _added(self) -> int:
         self._counts.append(0)

@@ -21,11 +21,14 @@ def test_as_many_again_are_made_as_are_at_work() -> None:
 
 def test_where_commands_have_the_processors_they_are_made_slowly() -> None:
     pace = Pace()
-    pace.spend(LONG)
-    until(lambda: pace.most(9) == 0)
+
+    def slow() -> bool:
+        pace.spend(LONG)
+        return pace.most(9) == 0
+
+    until(slow)
     until(lambda: pace.most(9) == MOST_AT_ONCE)
-    pace.spend(LONG)
-    until(lambda: pace.most(9) == 0)
+    until(slow)
     pace.begin()
     assert pace.most(9) == MOST_AT_ONCE
 

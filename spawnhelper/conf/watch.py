@@ -25,8 +25,14 @@ class Watch:
 
     def __init__(self, name: str) -> None:
         self._begun = time.time_ns()
-        self._paths = _telling(_paths(name))
-        self._seen = _look(self._paths)
+        self._paths: list[str] = []
+        self._seen: list[Seen | None] = []
+        paths = _paths(name)
+        for path, seen in zip(paths, _look(paths), strict=True):
+            # Of one that is not there its folder tells, or what that is to be in, when it comes.
+            if seen is not None or os.path.dirname(path) not in paths:
+                self._paths.append(path)
+                self._seen.append(seen)
         self._fresh = self._changed_lately(self._seen)
 
     def also(self, paths: Iterable[str]) -> None:
@@ -63,17 +69,6 @@ def _paths(name: str) -> list[str]:
     ]
     steps = (step for path in wanted for step in ("/", *files.walk(path)))
     return list(dict.fromkeys([*steps, *ALWAYS]))
-
-
-def _telling(paths: list[str]) -> list[str]:
-    """Without those that are not there, as far as a folder on the way tells when they come."""
-    there = {path for path, seen in zip(paths, _look(paths), strict=True) if seen is not None}
-    left, told = [], set(there)
-    for path in paths:
-        if path in there or os.path.dirname(path) not in told:
-            left.append(path)
-        told.add(path)
-    return left
 
 
 def _look(paths: list[str]) -> list[Seen | None]:

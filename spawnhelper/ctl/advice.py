@@ -201,12 +201,14 @@ def _ignored(file: str) -> list[Problem]:
     notes = []
     for section, suffix in (("Socket", "socket"), ("Service", "service")):
         given = [each for each in sections if each.section == section]
+        if not given:
+            continue
         try:
             notes += [
                 Problem(each.file, each.line, f"systemd {why}; {DIRECTIVES}")
-                for each, why in (_verified(given, section, suffix) if given else ())
+                for each, why in _verified(given, section, suffix)
             ]
-        except _UnverifiedError as error:
+        except _Unverified as error:
             sentence = (
                 f"whether systemd knows all of [{section}] cannot be told, for systemd-analyze "
                 f"{error}; once that is mended, check again"
@@ -215,7 +217,7 @@ def _ignored(file: str) -> list[Problem]:
     return notes
 
 
-class _UnverifiedError(Exception):
+class _Unverified(Exception):
     """systemd-analyze(1) has not looked, and what became of it."""
 
 
@@ -223,7 +225,7 @@ def _verified(
     given: list[Assignment], section: str, suffix: str
 ) -> Iterator[tuple[Assignment, str]]:
     """What systemd-analyze(1) has against these lines. It gets them in a unit of their own, each
-    in a line that tells which it is. Raises _UnverifiedError."""
+    in a line that tells which it is. Raises _Unverified."""
     needed = "ExecStart=/bin/true\n" if suffix == "service" else "Accept=yes\n"
     head = f"[Unit]\nDefaultDependencies=no\n[{section}]\n{needed}"
     skipped = head.count("\n") + 1
@@ -247,7 +249,7 @@ def _verified(
 
 
 def _verify(folder: str, unit: str) -> list[str]:
-    """What systemd-analyze(1) says of the unit in this folder. Raises _UnverifiedError."""
+    """What systemd-analyze(1) says of the unit in this folder. Raises _Unverified."""
     command = ["systemd-analyze", *manager.now.option, "verify", "--man=no"]
     try:
         done = subprocess.run(
@@ -260,12 +262,12 @@ def _verify(folder: str, unit: str) -> list[str]:
             env=os.environ | {"LC_ALL": "C.UTF-8", "SYSTEMD_UNIT_PATH": f"{folder}:"},
         )
     except subprocess.TimeoutExpired:
-        raise _UnverifiedError(f"took longer than {VERIFY_TIME}s") from None
+        raise _Unverified(f"took longer than {VERIFY_TIME}s") from None
     except OSError as error:
-        raise _UnverifiedError(f"cannot be run: {error.strerror}") from None
+        raise _Unverified(f"cannot be run: {error.strerror}") from None
     if done.returncode and VERIFIED not in done.stderr:  # else it is about the unit
         said = shown(done.stderr.strip().rpartition("\n")[2])
-        raise _UnverifiedError(f"ended with {done.returncode}: {said}")
+        raise _Unverified(f"ended with {done.returncode}: {said}")
     return done.stderr.splitlines()
 
 

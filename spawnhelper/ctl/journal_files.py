@@ -104,7 +104,8 @@ def place_of(key: Identity, path: str) -> str:
 
 def of_machine() -> list[str]:
     """Where this machine's own journal is."""
-    return [f"{place}/{_machine()}" for place in (VOLATILE, PERSISTENT)]
+    machine = Path("/etc/machine-id").read_text().strip()
+    return [f"{place}/{machine}" for place in (VOLATILE, PERSISTENT)]
 
 
 def of_namespace(namespace: str) -> list[str]:
@@ -142,7 +143,3 @@ def cannot_open(path: str, error: OSError | SystemError) -> Unread:
 
 def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
-
-
-def _machine() -> str:
-    return Path("/etc/machine-id").read_text().strip()

@@ -17,7 +17,7 @@ class Pace:
     """Goes by the processor time of the commands that have ended."""
 
     def __init__(self) -> None:
-        self._processors = len(os.sched_getaffinity(0))
+        self._processors = len(os.sched_getaffinity(0))  # whatever CPUQuota= leaves of them
         self.begin()
 
     def begin(self) -> None:

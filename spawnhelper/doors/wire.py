@@ -123,7 +123,7 @@ def reported(message: bytes, connection: Connection, *, proxied: bool) -> Ended 
         word = RESULTS[result]
     except (struct.error, IndexError) as error:
         raise Garbled from error
-    if len(texts[TEXTS:]) % TEXTS_OF_PROBLEM:
+    if (len(texts) - TEXTS) % TEXTS_OF_PROBLEM:
         raise Garbled
     if next_of(message) not in (STAYS, READY, SPENT):
         raise Garbled
