@@ -22,13 +22,15 @@ def test_as_many_again_are_made_as_are_at_work() -> None:
 def test_where_commands_have_the_processors_they_are_made_slowly() -> None:
     pace = Pace()
 
-    def slow() -> bool:
+    def makes(count: int) -> bool:
         pace.spend(LONG)
-        return pace.most(9) == 0
+        return pace.most(9) == count
 
-    until(slow)
-    until(lambda: pace.most(9) == MOST_AT_ONCE)
-    until(slow)
+    until(lambda: makes(0))
+    until(lambda: makes(MOST_AT_ONCE))  # once in a while
+    until(lambda: makes(0))
+    until(lambda: pace.most(9) == pace.most(9) == MOST_AT_ONCE)  # nothing has been spent since
+    until(lambda: makes(0))
     pace.begin()
     assert pace.most(9) == MOST_AT_ONCE
 
