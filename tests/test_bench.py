@@ -31,7 +31,7 @@ def results() -> object:
         figures.burst = 100 if name == "naive unit" else 400
         figures.crowd = session.CROWD, seconds
         figures.changes = [(seconds + 0.01, seconds)]
-        figures.arrivals = [session.Arrived(10, 1.0, seconds, seconds)]
+        figures.arrivals = [session.Arrived(10, 1.0, seconds)]
         figures.shares = {name: [0.001] * 2 for name in (*usage.SHARES, usage.UNITS)}
         made.servers[name] = figures
     made.stages = {"fork": [0.002, 0.003, 0.004]}
@@ -125,5 +125,5 @@ def test_the_page_has_every_server() -> None:
     text = PAGE.read_text().replace("\n", " ")
     listed = (Path(__file__).parent / "benchmark/servers.py").read_text().partition("SERVERS: ")[2]
     names = re.findall(r'^    "(.+?)": ', listed, re.MULTILINE)
-    assert len(names) == 16
+    assert len(names) == 17
     assert [name for name in names if f"| {name} " not in text and f'"{name}"' not in text] == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -39,6 +41,17 @@ def gone(path: Path) -> Iterator[None]:
         yield
     finally:
         aside.rename(path)
+
+
+@contextmanager
+def stuck() -> Iterator[None]:
+    """Has journald do nothing for a while."""
+    pid = int(run("systemctl", "show", "-P", "MainPID", "systemd-journald").stdout)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -148,21 +161,53 @@ def test_journald_is_stuck(service: Callable[..., Installed]) -> None:
     """With its socket full a record is waited for no more than ten seconds, then it is text. A
     server has it wait instead."""
     there = service(ANSWER)
-    pid = int(run("systemctl", "show", "-P", "MainPID", "systemd-journald").stdout)
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with stuck():
         fill_journal()
         for _ in range(3):
             assert there.talk() == b"answer\n"
         until_over(10 + SLACK)
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
     def told() -> int:
         text = run("journalctl", "-q", "-o", "cat", "-t", "spawn").stdout
         return text.count(f"{there.name}: /bin/echo as nobody")
 
     until(told, holds=lambda count: count == 3)
+
+
+def test_journald_takes_a_stream_late(service: Callable[..., Installed]) -> None:
+    """Lines are of who has written them, however long that has been over."""
+    there = service("User=nobody\nStandardError=journal\nArgv=/bin/sh -c 'echo said $$ >&2'")
+    with stuck():
+        for _ in range(2):
+            there.talk()
+            until_over()
+    for record in there.records(2):
+        pid = record["SPAWN_PID"]
+        (line,) = until(lambda pid=pid: journal(f"MESSAGE=said {pid}"))
+        assert (line["_PID"], line["_UID"]) == (pid, "65534")
+
+
+def test_journald_takes_no_stream(service: Callable[..., Installed]) -> None:
+    """With its backlog full a command waits for it."""
+    there = service("User=nobody\nStandardError=journal\nArgv=/bin/cat")
+    assert there.talk(b"before") == b"before"
+    until_over()
+    with contextlib.ExitStack() as ours:
+        with stuck():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                    ours.enter_context(stream).setblocking(False)
+                    stream.connect("/run/systemd/journal/stdout")
+            client = ours.enter_context(there.connect())
+            client.sendall(b"now")
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        client.settimeout(SLACK)
+        client.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").read() == b"now"
+    assert [record["SPAWN_RESULT"] for record in there.records(2)] == ["success"] * 2
 
 
 def test_journald_is_stopped(service: Callable[..., Installed]) -> None:

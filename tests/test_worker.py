@@ -52,8 +52,9 @@ QueueLimit=0
 """
 HEADER = b"PROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\n"
 SIZE_LIMIT = "SizeLimit=1000\n"
-# With these a command is forked; without, it is spawned.
-FORKED = "StandardError=journal\nLimitCORE=0\nUMask=027\n"
+JOURNAL = "StandardError=journal\nLimitCORE=0\nUMask=027\n"
+# With this a command is forked; without, it is spawned.
+FORKED = JOURNAL + "LimitCPU=1h\n"
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,7 @@ def switches(pid: int) -> int:
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
-@pytest.mark.parametrize("more", ["", SIZE_LIMIT, FORKED, SIZE_LIMIT + FORKED])
+@pytest.mark.parametrize("more", ["", SIZE_LIMIT, JOURNAL, SIZE_LIMIT + JOURNAL, FORKED])
 def test_nothing_is_left(service: Callable[..., Installed], more: str) -> None:
     there = service(SERVICE + more)
     there.talk(HEADER)

@@ -49,19 +49,22 @@ NSEC_PER_USEC = 1_000
 # The least soft limits that do not touch a worker, whatever it does: it sets these once, and its
 # commands inherit them. Others each command gets for itself, which takes a fork.
 HARMLESS = {
+    "LimitAS": 256 << 20,  # a worker has a tenth of it
     "LimitCORE": 0,
+    "LimitDATA": 256 << 20,
     "LimitFSIZE": 0,
     "LimitLOCKS": 0,
     "LimitMEMLOCK": 0,
     "LimitMSGQUEUE": 0,
     "LimitNICE": 0,
     "LimitNOFILE": 64,
+    "LimitRSS": 0,  # which does nothing (getrlimit(2))
     "LimitRTPRIO": 0,
     "LimitRTTIME": 0,
     "LimitSIGPENDING": 64,
     "LimitSTACK": 1 << 20,
 }
-LIMITS = 16  # RLIM_NLIMITS of asm-generic/resource.h
+RLIM_NLIMITS = 16  # asm-generic/resource.h
 # What stages load when they need it. A worker has it from its server, for in its RootDirectory=
 # there may be nothing to load it from, and after an upgrade it would be that of another version.
 LOADED = (errno, fcntl, admission, banner, delivery, proxy, relay, supervise, traffic)
@@ -77,8 +80,7 @@ class Worker:
         self.channel = channel
         self._uses = 0
         self._condition = _condition()
-        # What such a limit or a stream of its own takes, posix_spawn(3) cannot.
-        self._forks = bool(taken.limits) or plan.service.standard_error == "journal"
+        self._forks = bool(taken.limits)  # posix_spawn(3) sets none
 
     def prepare(self, service: Service) -> None:
         """Nothing: the server has."""
@@ -107,9 +109,11 @@ class Worker:
     def start(self, service: Service, connection: Connection) -> command.Process:
         """Starts the command, as what this process is. Raises Refusal."""
         plan = self.plan
-        if self._forks:
-            return command.start(service, plan.who, connection, plan.program, self.taken)
-        return command.spawn(service, plan.who, connection, plan.program, self.taken)
+        if not self._forks:
+            # A journal that takes no stream now the command waits for, within its TimeLimit=.
+            with contextlib.suppress(BlockingIOError):
+                return command.spawn(service, plan.who, connection, plan.program, self.taken)
+        return command.start(service, plan.who, connection, plan.program, self.taken)
 
     def serve(self, task: wire.Task) -> None:
         """Serves one connection, and reports what became of it, and what this worker does next."""
@@ -226,6 +230,6 @@ def _task(worker: Worker, channel: socket.socket) -> wire.Task | None:
 
 def _condition() -> tuple[object, ...]:
     """What a command of the same user can change about this process, and the next would inherit."""
-    limits = map(resource.getrlimit, range(LIMITS))
+    limits = map(resource.getrlimit, range(RLIM_NLIMITS))
     policy = os.sched_getscheduler(0), os.sched_getparam(0), os.sched_getaffinity(0)
     return (*limits, os.getpriority(os.PRIO_PROCESS, 0), *policy)

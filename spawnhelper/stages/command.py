@@ -239,17 +239,23 @@ def spawn(
     service: Service, identity: Identity, connection: Connection, program: str, taken: Taken
 ) -> Process:
     """Starts the command from a process that has taken on all that it is to be, without a copy of
-    that process (posix_spawn(3)); a Refusal where that is not possible. It can set no limits."""
+    that process (posix_spawn(3)); a Refusal where that is not possible. It can set no limits, and
+    does not wait for a journal that takes no stream now: that is a BlockingIOError."""
     variables = environment(service, connection)
     client = connection.socket.fileno()
+    stream = None
+    if service.standard_error == "journal" and taken.errors is not None:
+        stream = _spawned_stream(service, taken.errors)
     try:
         streams = Streams(service, identity)
     except OSError as error:
+        if stream is not None:
+            os.close(stream)
         raise _no_process(error) from None
     source = client if streams.input is None else streams.input[0]
     output = client if streams.output is None else streams.output[1]
-    errors = output if taken.errors is None else taken.errors
-    streams_of_command = ((source, 0), (output, 1), (errors, 2))
+    errors = taken.errors if stream is None else stream
+    streams_of_command = ((source, 0), (output, 1), (output if errors is None else errors, 2))
     key, what = "WorkingDirectory", service.working_directory.path or identity.home
     started = time.monotonic_ns()
     try:
@@ -273,8 +279,21 @@ def spawn(
         raise not_started(f"{error.errno} {key}={shown(what)}: {error.strerror}") from None
     finally:
         streams.close_theirs()
+        if stream is not None:
+            os.close(stream)
         os.chdir("/")
     return Process(pid, started, None, streams, identity)
+
+
+def _spawned_stream(service: Service, place: int) -> int:
+    try:
+        return _journal_stream(service, place, wait=False)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise not_started(f"{error.errno} StandardError=journal: {error.strerror}") from None
+    finally:
+        os.chdir("/")
 
 
 def _no_process(error: OSError) -> Refusal:
@@ -450,20 +469,28 @@ def _standard_error(service: Service, identity: Identity, output: int, place: in
         return output
     if service.standard_error in ("null", TERMINAL):
         return place
-    name = service.syslog_identifier or service.argv[0].rpartition("/")[2]
     with Acting(identity):  # journald notes who connects
-        return _journal_stream(name, place)
+        return _journal_stream(service, place, wait=True)
 
 
-def _journal_stream(name: str, folder: int) -> int:
-    """A stream to the journal, as sd_journal_stream_fd(3) makes it. It has to be the command's own,
-    for journald notes by which process it was connected."""
+def _journal_stream(service: Service, folder: int, *, wait: bool) -> int:
+    """A stream to the journal, as sd_journal_stream_fd(3) makes it. It has to be the command's own:
+    by it the lines of one command are found. journald notes who has written each of them. wait:
+    whether to wait for a journal that takes no stream now; otherwise that is a BlockingIOError."""
+    name = service.syslog_identifier or service.argv[0].rpartition("/")[2]
     os.fchdir(folder)
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    stream.connect("stdout")
-    stream.shutdown(socket.SHUT_RD)
-    # The unit, for those who speak for another; the priority and whether lines can have their own;
-    # and not to the system's log, the kernel's or the console by itself. notice is what
-    # LogLevelMax= of spawn@.service lets through.
-    stream.sendall(f"{name}\n\n{NOTICE}\n1\n0\n0\n0\n".encode(errors="surrogateescape"))
+    try:
+        stream.setblocking(wait)
+        stream.connect("stdout")
+        stream.setblocking(True)
+        stream.shutdown(socket.SHUT_RD)
+        # The unit, for those who speak for another; the priority and whether lines can have their
+        # own; and not to the system's log, the kernel's or the console by itself. notice is what
+        # LogLevelMax= of spawn@.service lets through.
+        header = f"{name}\n\n{NOTICE}\n1\n0\n0\n0\n"
+        stream.sendall(header.encode(errors="surrogateescape"))
+    except OSError:
+        stream.close()
+        raise
     return int(stream.detach())

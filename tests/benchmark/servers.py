@@ -292,6 +292,9 @@ SERVERS: dict[str, Callable[[str, dict[str, int]], Server]] = {
     "Accept=no": _ours("", accept="no"),
     "Accept=no, Log=failures": _ours("Log=failures\n", accept="no", growing=False),
     "Accept=no, Log=summary": _ours("Log=summary\n", accept="no", growing=False),
+    "Accept=no, StandardError=journal": _ours(
+        "StandardError=journal\n", accept="no", growing=False
+    ),
     "Accept=no, long file": _ours(long_file(), accept="no", growing=False),
     "with SizeLimit=": _ours("SizeLimit=1T\n"),
     "with a long file": _ours(long_file(), growing=False),

@@ -34,7 +34,7 @@ BURST = 400
 HELD = (10, 100, 500, 2000)
 WHILE_HELD = 20  # connections
 STREAMS = 5  # a direction
-BURST_AGAINST = ("naive unit", "spawnhelper", "Accept=no")
+BURST_AGAINST = ("naive unit", "spawnhelper")
 CROWD = 5_000  # connections at once
 PEERS = ("Postfix spawn(8)", "xinetd", "tcpserver", "tcpsvd")
 STANDING = "Accept=no"
@@ -66,13 +66,11 @@ class Held:
 @dataclass
 class Arrived:
     """What it comes to when connections arrive so many a second, on their own clock. share: of them
-    that were served within a second. processor: seconds of the whole machine a second. first:
-    seconds to the first byte, the median."""
+    that were served within a second. processor: seconds of the whole machine a second."""
 
     rate: int
     share: float
     processor: float
-    first: float
 
 
 @dataclass
@@ -215,7 +213,6 @@ def arrivals(rate: int, chosen: list[Server], results: Results) -> None:
             rate,
             len(in_time) / count,
             (usage.processor_time() - used) * rate / count,
-            statistics.median(visits.first or [0]),
         )
         results.servers[server.name].arrivals.append(arrived)
 
