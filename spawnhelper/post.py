@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from spawnhelper.outcome import ERR
 from spawnhelper.record import DAEMON, JOURNAL
 
 MOST_WAITING = 10_000  # entries
@@ -21,7 +22,6 @@ LENGTH_SIZE = 8
 # Between two looks whether the journal takes more. poll(2) does not tell: it calls a datagram
 # socket ready as long as it has room of its own.
 FIRST_PAUSE, LONGEST_PAUSE = 10_000_000, 1_000_000_000  # nanoseconds
-ERR = 3
 # What no later try mends: the entry is longer than a datagram.
 HOPELESS = (errno.EMSGSIZE, errno.EINVAL)
 

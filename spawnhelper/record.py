@@ -72,9 +72,9 @@ def of_end(
     duration = span(ended.duration)
     sentence = f"{service.name}: {what}: {fate} after {duration}, client {client_of(connection)}"
     if ended.undelivered:
-        sentence += f"; {_counted(ended.undelivered, 'byte')} of the answer not delivered"
+        sentence += f"; {counted(ended.undelivered, 'byte')} of the answer not delivered"
     if ended.killed:
-        sentence += f"; {_counted(ended.killed, 'process', 'processes')} left behind, and killed"
+        sentence += f"; {counted(ended.killed, 'process', 'processes')} left behind, and killed"
     priority = NOTICE if ended.result in outcome.HARMLESS else WARNING
     fields = [
         *head(sentence, priority, ended.result, service),
@@ -287,7 +287,8 @@ def _limit(service: Service, key: str) -> str:
     return f"{key}={shown(given[-1].value)} ({printable(given[-1].file)}:{given[-1].line})"
 
 
-def _counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, one: str, many: str = "") -> str:
+    """So many of these, in words. many: the plural, where that is not the word and an s."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 

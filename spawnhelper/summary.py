@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from spawnhelper.conf.service import Service
 from spawnhelper.outcome import NOTICE, SUMMARY, WARNING
-from spawnhelper.record import head, of_service, span
+from spawnhelper.record import counted, head, of_service, span
 
 LARGEST = (1 << 63) - 1
 MEASURES = ("duration", "cpu", "came", "out")
@@ -108,7 +108,9 @@ class Summary:
     ) -> list[str]:
         """The record. settings: of the service. since, until: microseconds since the epoch."""
         duration, cpu, came, out = (self._measured[measure] for measure in MEASURES)
-        sentence = f"{name}: {_connections(self.count)} ended well in {span(until - since)}"
+        sentence = (
+            f"{name}: {counted(self.count, 'connection')} ended well in {span(until - since)}"
+        )
         if duration.steps:
             middles = dict(_middles(duration.steps))
             half, most = (span(percentile(middles, rank)) for rank in (50, 99))
@@ -141,8 +143,8 @@ class Summary:
 def of_lost(name: str, unit: str, count: int) -> list[str]:
     """The record of connections that a server had counted, and had no time to record."""
     sentence = (
-        f"{name}: {_connections(count)} ended well at a server that was killed, and what was "
-        "measured of them is lost with it"
+        f"{name}: {counted(count, 'connection')} ended well at a server that was killed, and what "
+        "was measured of them is lost with it"
     )
     return [
         *head(sentence, WARNING, SUMMARY),
@@ -150,10 +152,6 @@ def of_lost(name: str, unit: str, count: int) -> list[str]:
         f"SPAWN_UNIT={unit}",
         f"SPAWN_CONNECTIONS={count}",
     ]
-
-
-def _connections(count: int) -> str:
-    return "1 connection" if count == 1 else f"{count} connections"
 
 
 def _middles(steps: Mapping[int, int]) -> Iterable[tuple[int, int]]:

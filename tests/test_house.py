@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "outcome": {"manager"},
     "signals": set(),
     "record": {*GROUND, "conf"},
-    "post": {"record"},
+    "post": {"outcome", "record"},
     "summary": {"outcome", "record", "conf"},
     "board": {"manager"},
     "sockets": set(),

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
     from spawnhelper.conf.syntax import Assignment
 
-# LimitNOFILE= of spawn-server@.service is enough for so many.
+# The hard limit of descriptors that systemd gives is enough for so many (pool.py).
 MOST_CONNECTIONS = 10_000
 # Of a journal: it becomes a part of the names of units and folders.
 NAMESPACE = f"{DIGITS}{ascii_letters}-_"
 LONGEST_NAMESPACE = 64
 SHORTEST_WATCHDOG = 10 * quantities.USEC_PER_SEC
-# Where records go, and what StandardError=journal brings; where systemd hears of the server, and
-# where spawnctl looks.
+# Where records go, and what StandardError=journal brings.
 NEEDED = (
     "/run/systemd/journal/socket",
     "/run/systemd/journal/stdout",
@@ -57,6 +56,7 @@ def _is_patient(text: str) -> bool:
 
 def _hides_nothing(text: str) -> bool:
     """Whether no path of these leads above what the server needs."""
+    # The server's board, where spawnctl looks, and where systemd hears of the server.
     needs = (*NEEDED, f"{manager.now.runtime}/servers", f"{manager.now.run}/systemd/notify")
     for word in words(text):
         path = word.lstrip("-+").partition(":")[0].replace("%t", manager.now.run)

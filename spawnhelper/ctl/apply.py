@@ -17,8 +17,8 @@ from spawnhelper.conf import dropins, files, listeners
 from spawnhelper.ctl import examination, health, units, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import Refusal
+from spawnhelper.record import counted
 
-SILENT = 3  # as systemctl(1) has it
 # What systemd goes by for the next connection, of a socket that listens already. The rest of
 # [Socket] counts when it begins to listen.
 AT_ONCE = ("MaxConnections", "TriggerLimit", "PollLimit", "Service=", "Accept=yes")
@@ -133,7 +133,9 @@ class _Work:
             ):
                 if listener.server is not None and listener.server.busy:
                     count = len(listener.server.busy)
-                    self._say(f"{name}: a restart ends {_counted(count)} of its server")
+                    self._say(
+                        f"{name}: a restart ends {counted(count, 'connection')} of its server"
+                    )
                 self._do("restart", f"spawn@{name}.socket")
             elif listener.server is not None and made.get(server) != told.get(server):
                 if listener.server.busy:
@@ -141,7 +143,7 @@ class _Work:
                     restart = f"{manager.now.words('systemctl')} restart {server}"
                     self._say(
                         f"{name}: [Service] holds when its server starts anew; {restart} ends "
-                        f"{_counted(count)}"
+                        f"{counted(count, 'connection')}"
                     )
                 elif listener.server.pid:
                     self._do("try-restart", server)
@@ -165,7 +167,7 @@ class _Work:
                 again = f"{manager.now.words('spawnctl')} apply --enable {name}"
                 print(f"{name}: does not listen; {again} has it do so")
             elif state.dead:
-                status = SILENT
+                status = units.SILENT
                 print(f"{each.name}: {state.word}: {state.remedy}", file=sys.stderr)
             elif self.done:
                 print(f"{each.name}: listens at {' '.join(state.places)}")
@@ -193,7 +195,3 @@ def _binding(texts: dict[str, str]) -> list[str]:
     (text, *_) = [text for unit, text in texts.items() if unit.endswith(".socket")] or [""]
     section = text.partition("[Socket]\n")[2]
     return [line for line in section.splitlines() if not line.startswith(AT_ONCE)]
-
-
-def _counted(connections: int) -> str:
-    return "1 connection" if connections == 1 else f"{connections} connections"

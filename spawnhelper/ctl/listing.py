@@ -1,8 +1,8 @@
 """List the services: enabled, listening where, live connections, dropped ones, the last record.
 
-DROPPED counts connections above MaxConnections=, since the socket listens; with Accept=no those
-above MaxConnectionsPerSource=, for the others wait. The exit status is 3 if a service does not
-serve whose socket is enabled or has been started.
+DROPPED counts connections above MaxConnections= or MaxConnectionsPerSource=, since the socket
+listens; with Accept=no those above the latter alone, for the others wait. The exit status is 3 if a
+service does not serve whose socket is enabled or has been started.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
 from spawnhelper.ctl.table import Column, Table
 from spawnhelper.outcome import ERR, WARNING
-
-SILENT = 3  # as systemctl(1) has it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             terminal.show(_table(known, states, latest), out)
             _remedies(states, out)
     status = records.report() if records else 0
-    return SILENT if any(each.dead for each in states.values()) else status
+    return units.SILENT if any(each.dead for each in states.values()) else status
 
 
 def _table(

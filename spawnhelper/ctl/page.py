@@ -16,7 +16,7 @@ from pygal.style import Style
 
 from spawnhelper import __version__
 from spawnhelper.ctl import times
-from spawnhelper.ctl.tally import Group, Spread, Tally
+from spawnhelper.ctl.tally import Group, Tally, total_size
 from spawnhelper.outcome import NO_FAILURE, printable
 from spawnhelper.record import span
 
@@ -38,7 +38,7 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"span": span, "size": _size, "count": "{:,}".format}
+    environment.filters |= {"span": span, "size": total_size, "count": "{:,}".format}
     extent = tally.span()
     whole = tally.whole()
     groups = tally.groups(by)
@@ -152,9 +152,3 @@ def _without_scripts(root: Any) -> Any:
         for script in [each for each in parent if str(each.tag).endswith("script")]:
             parent.remove(script)
     return root
-
-
-def _size(spread: Spread | None) -> str:
-    from rich.filesize import decimal
-
-    return decimal(spread.total) if spread else "-"

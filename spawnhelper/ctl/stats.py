@@ -20,7 +20,7 @@ from spawnhelper.ctl import journal, terminal, times, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Record, Records
 from spawnhelper.ctl.table import Column, Table, numbers
-from spawnhelper.ctl.tally import Group, Spread, Tally
+from spawnhelper.ctl.tally import Group, Tally, total_size
 from spawnhelper.outcome import CONNECTION_LIMIT, DENIED, printable
 from spawnhelper.record import span
 
@@ -182,14 +182,8 @@ def _cells(group: Group) -> list[str]:
         str(_denied(group)),
         *([span(value) for value in percentiles] or ["-"] * 3),
         span(cpu.total) if cpu else "-",
-        *(_total_size(group.spreads[measure]) for measure in ("bytes_in", "bytes_out")),
+        *(total_size(group.spreads[measure]) for measure in ("bytes_in", "bytes_out")),
     ]
-
-
-def _total_size(spread: Spread | None) -> str:
-    from rich.filesize import decimal
-
-    return decimal(spread.total) if spread else "-"
 
 
 def _results(whole: Group) -> Table:

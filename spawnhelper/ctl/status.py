@@ -24,7 +24,7 @@ from spawnhelper.outcome import ENDED, Refusal, printable
 from spawnhelper.record import span
 
 NSEC_PER_USEC = 1_000
-LISTENS, SILENT = 0, 3  # as systemctl(1) has them
+LISTENS = 0  # as systemctl(1) has it
 LABEL = 14  # columns
 TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             last, unread = _last_failure(listener.name)
             trouble |= dict.fromkeys(unread)
             live = live_of(listener, processes.result())
-            status = status if state.serves and listener.state == "active" else SILENT
+            status = status if state.serves and listener.state == "active" else units.SILENT
             if options.json:
                 objects.append(_object(listener, state, live, last))
             else:

@@ -230,3 +230,10 @@ def _columns(span: tuple[int, int], most: int) -> tuple[int, int]:
         if (last - start) // step < most:
             return step, start
     raise AssertionError("there is no longest day")
+
+
+def total_size(spread: Spread | None) -> str:
+    """The bytes of all together, for a person."""
+    from rich.filesize import decimal
+
+    return decimal(spread.total) if spread else "-"

@@ -17,7 +17,7 @@ from spawnhelper.ctl import servers, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import printable, shown
 
-UNKNOWN = 4  # as systemctl(1) has it
+SILENT, UNKNOWN = 3, 4  # as systemctl(1) has them
 NUMBERS = ("MaxConnections", "NAccepted", "NConnections", "NRefused")
 PROPERTIES = (
     "Id",
@@ -35,7 +35,6 @@ MANAGER = (
     "org.freedesktop.systemd1.Manager",
 )
 OFF = ("disabled", "masked", "masked-runtime", "bad", "")  # UnitFileState= of what does not start
-STANDING = "spawn-server@"  # how the unit of a standing server begins
 UNIX_STREAM = " (Stream)"  # what systemctl writes behind an address
 
 Properties = dict[str, list[str]]
@@ -73,7 +72,9 @@ class Process(NamedTuple):
 def listeners(names: Sequence[str]) -> list[Listener]:
     """The socket units of these services, and of all others that are loaded."""
     sockets = _shown(PROPERTIES, ["spawn@*.socket", *(f"spawn@{name}.socket" for name in names)])
-    standing = [unit for each in sockets for unit in _triggers(each) if unit.startswith(STANDING)]
+    standing = [
+        unit for each in sockets for unit in _triggers(each) if unit.startswith(words.SERVER)
+    ]
     states = _shown(servers.PROPERTIES, standing) if standing else []
     by_name = {_instance(_first(each, "Id")): each for each in states}
     found = [_listener(each, by_name) for each in sockets]

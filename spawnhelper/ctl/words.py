@@ -14,7 +14,7 @@ from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import shown
 
 DROP_INS = f"{files.SUFFIX}.d"
-SERVER = "spawn-server@"
+SERVER = "spawn-server@"  # how the unit of a standing server begins
 
 
 def file_of(wanted: str) -> str:

@@ -27,7 +27,7 @@ from spawnhelper.stages.plan import Plan
 
 # To be counted up with each change of what is written here, or of what workers say (wire.py): the
 # workers of before go on to the end of their connections.
-FORMAT = 3
+FORMAT = 4
 TRY, RESUME = "--try", "--resume"
 INTERPRETER = ("-I", "-S", "-X", "utf8")
 TRIAL_TIME = 60 * pool.NSEC_PER_SEC
@@ -43,8 +43,6 @@ SETTINGS = (
     "kill_delay",
     "proxy_protocol",
     "proxy_time_limit",
-    "per_source",
-    "max_connections",
 )
 
 
@@ -56,7 +54,7 @@ def try_out(program: str) -> int:
 
 
 def execute(program: str, name: str, state: dict[str, Any], kept: Iterable[int]) -> NoReturn:
-    """Executes the program, with what write() has made. kept: the descriptors that stay open.
+    """Executes the program, which reads the state. kept: the descriptors that stay open.
 
     Signals come once the new program has handlers for them. Raises OSError, with all as it was.
     """

@@ -16,9 +16,6 @@ class Turnstile:
         self.turns = 0
         self._waiting: deque[Held] = deque()
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def wait(self, held: Held, now: int) -> None:
         """Lines a connection up, for as long as its service lets it wait (QueueLimit=)."""
         limit = held.plan.service.queue_limit
