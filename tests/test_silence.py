@@ -181,10 +181,11 @@ def test_journald_takes_a_stream_late(service: Callable[..., Installed]) -> None
         for _ in range(2):
             there.talk()
             until_over()
-    for record in there.records(2):
-        pid = record["SPAWN_PID"]
-        (line,) = until(lambda pid=pid: journal(f"MESSAGE=said {pid}"))
-        assert (line["_PID"], line["_UID"]) == (pid, "65534")
+    pids = [record["SPAWN_PID"] for record in there.records(2)]
+    lines = until(lambda: journal("_UID=65534", *(f"MESSAGE=said {pid}" for pid in pids)))
+    assert [(line["_PID"], line["MESSAGE"]) for line in lines] == [
+        (pid, f"said {pid}") for pid in pids
+    ]
 
 
 def test_journald_takes_no_stream(service: Callable[..., Installed]) -> None:

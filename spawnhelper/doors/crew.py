@@ -183,12 +183,13 @@ class Crew:
         groups = self.nursery.groups(min(wanted, room))
         while groups:
             try:
-                worker = self.nursery.born(self.plan, groups.pop())
+                worker = self.nursery.born(self.plan, groups[-1])
             except OSError as error:
                 for group in groups:
                     self.nursery.end(group)
                 self._misborn(_no_worker(f"{error.strerror}"))
                 return
+            groups.pop()
             self.workers[worker.channel.fileno()] = worker
             self.beginning.add(worker)
             self._poll.register(worker.channel.fileno(), select.EPOLLIN)
@@ -373,7 +374,7 @@ class Crew:
         self.orphans = True
         self.clock.look_by(time.monotonic_ns() + SOON)
         held = worker.held
-        if held is not None and worker.untaken and not held.reported:
+        if held is not None and worker.untaken and not (held.taken or held.reported):
             worker.held = None
             self._once_more(held)
         elif held is not None and not held.reported:
@@ -426,6 +427,7 @@ class Crew:
         self.orphans = bool(left)
 
     def _queue(self, worker: Worker, held: Held) -> None:
+        held.taken = True
         worker.deadline = NEVER
         now = time.monotonic_ns()
         self.turnstile.wait(held, now)
@@ -477,10 +479,7 @@ def _unfit(worker: Worker, status: int) -> Refusal:
     """Why a worker did not become what its commands are to be."""
     if not worker.fault or worker.plan is None:
         return _no_worker(record.exit_of(status)[0])
-    try:
-        return reasons.refusal(worker.plan.service, worker.fault)
-    except (Refusal, OSError):
-        return _no_worker(worker.fault.partition(" ")[2])
+    return reasons.refusal(worker.plan.service, worker.fault)
 
 
 def _longest(made: Plan) -> int:

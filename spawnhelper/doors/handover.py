@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterable
@@ -56,10 +55,8 @@ def try_out(program: str) -> int:
 def execute(program: str, name: str, state: dict[str, Any], kept: Iterable[int]) -> NoReturn:
     """Executes the program, which reads the state. kept: the descriptors that stay open.
 
-    Signals come once the new program has handlers for them. Raises OSError, with all as it was.
-    """
+    Raises OSError, with all as it was."""
     kept = list(kept)
-    signal.pthread_sigmask(signal.SIG_BLOCK, pool.HELD_BACK)
     memory = -1
     try:
         memory = os.memfd_create("spawn-server")
@@ -83,7 +80,6 @@ def execute(program: str, name: str, state: dict[str, Any], kept: Iterable[int])
             os.set_inheritable(descriptor, False)
         if memory >= 0:
             os.close(memory)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, pool.HELD_BACK)
 
 
 def read(descriptor: int) -> dict[str, Any]:
@@ -138,6 +134,7 @@ def of_held(held: Held) -> dict[str, Any]:
         "user": who.user,
         "remote": held.connection.remote,
         "source": held.source,
+        "taken": held.taken,
         "turn": held.turn,
         "left": held.left,
         "waits_until": held.waits_until,
@@ -162,7 +159,7 @@ def held_of(found: dict[str, Any]) -> Held:
     plan = Plan(settings, Identity(found["user"], -1, -1, [], ""), "")
     held = Held(connection, plan, found["source"])
     held.known = False
-    for name in ("turn", "left", "waits_until", "reported"):
+    for name in ("taken", "turn", "left", "waits_until", "reported"):
         setattr(held, name, found[name])
     return held
 

@@ -26,11 +26,11 @@ HELD_BACK = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
 class Held:
-    """One connection that was accepted. source: who counts against MaxConnectionsPerSource=. turn:
-    whether it has one; waits_until: when its wait for one is over, None while it does not wait.
-    left: whether its command has ended. reported: whether its worker has said what became of it.
-    known: whether all of its plan is, and not only what a record needs. worker: None until it has
-    one."""
+    """One connection that was accepted. source: who counts against MaxConnectionsPerSource=.
+    taken: whether its worker has asked for a turn. turn: whether it has one; waits_until: when its
+    wait for one is over, None while it does not wait. left: whether its command has ended.
+    reported: whether its worker has said what became of it. known: whether all of its plan is, and
+    not only what a record needs. worker: None until it has one."""
 
     __slots__ = (
         "connection",
@@ -39,6 +39,7 @@ class Held:
         "plan",
         "reported",
         "source",
+        "taken",
         "turn",
         "waits_until",
         "worker",
@@ -49,6 +50,7 @@ class Held:
         self.plan = plan
         self.source = source
         self.known = True
+        self.taken = False
         self.turn = False
         self.left = False
         self.waits_until: int | None = None
@@ -135,6 +137,7 @@ class Nursery:
         self.count = count
         self.trouble = ""
         self.left: list[str] = []
+        self._troubled = False
         self._base = _own_group()
         if self._base is not None:
             self._tidy_up(self._base, set(used))
@@ -144,7 +147,8 @@ class Nursery:
         return [self._group() for _ in range(count)]
 
     def born(self, plan: Plan, group: str | None) -> Worker:
-        """A new worker for this group, which says by itself when it is ready. Raises OSError."""
+        """A new worker for this group, which says by itself when it is ready. Raises OSError; then
+        nobody is in the group."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
@@ -156,7 +160,6 @@ class Nursery:
                 worker.run(plan, socket.socket(fileno=CHANNEL), group)
         except OSError:
             ours.close()
-            self.end(group)
             raise
         finally:
             theirs.close()
@@ -183,9 +186,11 @@ class Nursery:
         try:
             os.mkdir(group)
         except OSError as error:
-            self.trouble = f"no control groups for workers: {group}: {error.strerror}"
-            self._base = None
+            if not self._troubled:
+                self.trouble = f"no control groups for workers: {group}: {error.strerror}"
+            self._troubled = True
             return None
+        self._troubled = False
         return group
 
     def _tidy_up(self, base: str, used: set[str]) -> None:

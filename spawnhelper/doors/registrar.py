@@ -10,7 +10,7 @@ from spawnhelper.conf.service import Service
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.doors.pool import Held
 from spawnhelper.doors.summaries import Summaries
-from spawnhelper.outcome import EXEC_FAILED, HEALTH_CHECK, RESOURCES, SUCCESS, Refusal
+from spawnhelper.outcome import EXEC_FAILED, HEALTH_CHECK, SUCCESS, Refusal
 from spawnhelper.post import Outbox
 from spawnhelper.stages import command, reasons
 from spawnhelper.stages.serve import Ended
@@ -87,14 +87,7 @@ class Registrar:
         return True
 
     def _record_reason(self, held: Held, told: str) -> None:
-        settings = held.plan.service
-        try:
-            refusal = reasons.refusal(settings, told)
-        except Refusal as found:
-            refusal = found
-        except OSError as error:
-            sentence = f"{told.partition(' ')[2]}; why is not known: {error.strerror}"
-            refusal = Refusal(RESOURCES, os.EX_OSERR, sentence)
-        connection = held.connection
+        settings, connection = held.plan.service, held.connection
+        refusal = reasons.refusal(settings, told)
         fields = record.of_refusal(self.unit, connection, self.name, settings, refusal)
         record.write(fields, foreground=False)

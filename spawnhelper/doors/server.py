@@ -47,6 +47,7 @@ from spawnhelper.stages import command, plan
 from spawnhelper.stages.plan import Plan
 
 TICK = 1 * NSEC_PER_SEC  # between looks at what has a deadline
+PROBLEM_PAUSE = 1 * NSEC_PER_SEC  # before files that cannot be followed are read again
 DEAF_FOR = 1 * NSEC_PER_SEC  # when a connection cannot be accepted
 DROPPED_PAUSE = 10 * NSEC_PER_SEC  # between two records of connections above a limit
 LAST_RECORDS = 5 * NSEC_PER_SEC  # for a journal that takes none, at the end
@@ -95,6 +96,7 @@ class Server:
         self._trial: int | None = None
         self._trial_until = 0
         self._reload = False
+        self._alone = 0  # since when, at a stop
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         self._load()
         if before is not None:
@@ -104,6 +106,7 @@ class Server:
 
     def _load(self) -> None:
         """Reads the service's files anew. Workers of what they said before take no more."""
+        self._loaded_at = time.monotonic_ns()
         time.tzset()
         self.watch = Watch(self.name)
         self.settings = self.plan = self.problem = None
@@ -114,6 +117,11 @@ class Server:
         except Refusal as refusal:
             self.problem = refusal
         self.crew.follow(self.settings, self.plan)
+
+    def _is_to_try_again(self) -> bool:
+        """Whether what was wrong with the files may be so no more, though they are as they were: an
+        account can be anywhere, and memory can have been short."""
+        return self.problem is not None and time.monotonic_ns() - self._loaded_at >= PROBLEM_PAUSE
 
     # The loop.
 
@@ -133,10 +141,11 @@ class Server:
         self.outbox.give_up()
 
     def _over(self) -> bool:
-        if self.crew.stopping is None or self.crew.workers:
+        if self.crew.stopping is None or self.crew.workers or self.crew.next:
             return False
         self.registrar.summaries.write()
-        late = time.monotonic_ns() - self.crew.stopping >= LAST_RECORDS
+        self._alone = self._alone or time.monotonic_ns()
+        late = time.monotonic_ns() - self._alone >= LAST_RECORDS
         return late or not (self.outbox or self.registrar.explaining)
 
     def _pause(self) -> float:
@@ -158,7 +167,7 @@ class Server:
         elif descriptor == self.signals.descriptor:
             self._hear_signals()
         elif descriptor in self.crew.lobby:
-            self.crew.lobby.let_go(descriptor)
+            self.crew.lobby.hear(descriptor)
 
     def _room(self) -> int:
         """How many more connections are accepted now: as many as there are workers for, and one
@@ -195,7 +204,7 @@ class Server:
                     break
                 taken.append(connection)
             # Whoever has changed the files before they connected is served as they are now.
-            if taken and self.watch.changed():
+            if taken and (self._is_to_try_again() or self.watch.changed()):
                 self._load()
             for connection in taken:
                 self._admit(connection)
@@ -322,12 +331,12 @@ class Server:
 
     def _hear_signals(self) -> None:
         numbers = self.signals.hear()
-        if signal.SIGCHLD in numbers:
-            self._bury()
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self._stop()
         if signal.SIGHUP in numbers:
             self._try()
+        if signal.SIGCHLD in numbers:  # last: it may be the trial's end, and this another program
+            self._bury()
 
     def _stop(self) -> None:
         """Stops accepting, and has each worker stop its command."""
@@ -387,7 +396,11 @@ class Server:
         self.notices.say("READY=1")
 
     def _become(self) -> None:
-        """Executes the program. What workers have in hand they bring to its end."""
+        """Executes the program. What workers have in hand they bring to its end. Signals come once
+        the program has handlers for them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, pool.HELD_BACK)
+        for number in self.signals.hear():
+            os.kill(os.getpid(), number)
         crew = self.crew
         crew.retire()
         self.registrar.summaries.write()
@@ -402,6 +415,8 @@ class Server:
             handover.execute(__file__, self.name, self._state(), kept)
         except OSError as error:
             self._stay(f"{error.strerror}")
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, pool.HELD_BACK)
 
     def _state(self) -> dict[str, Any]:
         crew = self.crew

@@ -132,6 +132,7 @@ class Worker:
                 sys.excepthook(*sys.exc_info())
                 ended = Refusal(RESOURCES, os.EX_SOFTWARE, f"{type(error).__name__}: {error}")
                 connection.end()
+                self._uses = MOST_USES  # whatever it has started is ended with this
             stays = serve.sees_off(ended)
             if stays:
                 self.channel.send(wire.report(connection, ended, wire.STAYS))

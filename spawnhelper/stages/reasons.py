@@ -15,7 +15,7 @@ import select
 
 from spawnhelper import manager
 from spawnhelper.conf import files
-from spawnhelper.outcome import EXEC_FAILED, Refusal, shown
+from spawnhelper.outcome import EXEC_FAILED, RESOURCES, Refusal, shown
 from spawnhelper.stages import command, executables, identity
 
 TYPE_CHECKING = False
@@ -57,6 +57,16 @@ IN_FILES = (
 
 def refusal(service: Service, told: str) -> Refusal:
     """The Refusal for what the child told before it gave up: `ERRNO KEY=WHAT: WHY`."""
+    try:
+        return _refusal(service, told)
+    except Refusal as found:  # the account or the program is gone by now
+        return found
+    except OSError as error:
+        sentence = f"{told.partition(' ')[2]}; why is not known: {error.strerror}"
+        return Refusal(RESOURCES, os.EX_OSERR, sentence)
+
+
+def _refusal(service: Service, told: str) -> Refusal:
     number, _, sentence = told.partition(" ")
     key, _, why = sentence.partition("=")
     if not key:
