@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -122,6 +123,32 @@ def fill_journal() -> None:
                     sent += 1
 
 
+@contextlib.contextmanager
+def journald_stuck() -> Iterator[None]:
+    """Has journald do nothing for a while."""
+    pid = main_pid("systemd-journald.service")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def no_stream() -> Iterator[None]:
+    """Has all the room that journald, which is to be stopped, has for new streams."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most[1], most[1]))
+    with contextlib.ExitStack() as streams:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                streams.enter_context(stream).setblocking(False)
+                stream.connect("/run/systemd/journal/stdout")
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
 def connection_units() -> list[str]:
     """The units of connections that are not over yet, one for each of them."""
     return doors.now.units()
@@ -143,6 +170,20 @@ def helper() -> int:
     """The process that serves the one connection, once there is one."""
     (found,) = until(doors.now.helpers, holds=lambda pids: len(pids) == 1 and pids[0])
     return found
+
+
+@contextlib.contextmanager
+def frozen(worker: int) -> Iterator[None]:
+    """Has a worker do nothing for a while, which its server cannot see."""
+    unified = Path(f"/proc/{worker}/cgroup").read_text().partition("0::")[2].rstrip()
+    group = Path(f"/sys/fs/cgroup{unified}")
+    (group / "cgroup.freeze").write_text("1")
+    try:
+        until(lambda: "frozen 1" in (group / "cgroup.events").read_text())
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it is gone
+            (group / "cgroup.freeze").write_text("0")
 
 
 def minds_a_stop(process: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ from conftest import (
     Installed,
     both_doors,
     fill_journal,
+    frozen,
     in_machine,
     journal,
+    journald_stuck,
     main_pid,
+    no_stream,
     python,
     read_all,
     run,
@@ -27,6 +31,7 @@ from conftest import (
 )
 
 from spawnhelper import board
+from spawnhelper.doors.lobby import Lobby
 
 pytestmark = in_machine
 
@@ -35,7 +40,10 @@ PACKAGE = Path(doors.PACKAGE)
 ACCOUNTS = Path("/run/userdb")
 CAT = "User=games\nArgv=/bin/cat\n"
 STANDING = "Accept=no\n"
-STUBBORN = "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsys.stdin.read()\n"
+STUBBORN = (
+    "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "print('x', flush=True)\nsys.stdin.read()\n"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,30 +98,16 @@ def groups(there: Installed) -> list[Path]:
     return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
 
 
-@contextmanager
-def frozen(worker: int) -> Iterator[None]:
-    """Has a worker do nothing for a while, which its server cannot see."""
-    unified = Path(f"/proc/{worker}/cgroup").read_text().partition("0::")[2].rstrip()
-    group = Path(f"/sys/fs/cgroup{unified}")
-    (group / "cgroup.freeze").write_text("1")
-    until(lambda: "frozen 1" in (group / "cgroup.events").read_text())
-    try:
-        yield
-    finally:
-        if group.exists():
-            (group / "cgroup.freeze").write_text("0")
-
-
 def trials(server: int) -> list[int]:
     """The children that only try whether the program can be executed."""
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in doors.children(server)}
     return [pid for pid, line in lines.items() if b"--try" in line]
 
 
-def is_stopping(there: Installed) -> bool:
-    unit = f"spawn-server@{there.name}.service"
-    show = ("systemctl", "show", "--value", "--property=SubState", unit)
-    return run(*show).stdout.startswith("stop")
+def has_to_stop(pid: int) -> bool:
+    """Whether a stop waits for a process."""
+    pending = Path(f"/proc/{pid}/status").read_text().partition("\nShdPnd:")[2].split()[0]
+    return bool(int(pending, 16) >> signal.SIGTERM - 1 & 1)
 
 
 def is_over(pid: int) -> bool:
@@ -122,7 +116,14 @@ def is_over(pid: int) -> bool:
 
 def test_a_stop_while_a_program_is_tried(service: Callable[..., Installed]) -> None:
     """It reaches the server together with the end of the trial."""
-    there = service(CAT, socket_section=STANDING)
+    line = "        return os.EX_OK if arguments[1:] == [str(handover.FORMAT)]"
+    slower = f"        time.sleep(2)\n{line}"
+    with changed(PACKAGE / "doors/server.py", line, slower):
+        there = service(CAT, socket_section=STANDING)
+        stop_while_trying(there)
+
+
+def stop_while_trying(there: Installed) -> None:
     with there.connect() as client:
         client.sendall(b"x")
         assert client.recv(1) == b"x"
@@ -142,11 +143,10 @@ def test_records_have_their_time_after_a_stop(service: Callable[..., Installed])
     keys = f"User=games\nKillDelay=6s\n{python(SCRATCH, STUBBORN)}"
     there = service(keys, socket_section=STANDING)
     with there.connect() as client:
-        client.sendall(b"x")
-        until(lambda: len(workers(there, board.BUSY)) == 1)
+        assert client.recv(1) == b"x"
         server = server_of(there)
         (worker,) = workers(there, board.BUSY)
-        with stopped(main_pid("systemd-journald.service")):
+        with journald_stuck():
             fill_journal()
             os.kill(server, signal.SIGTERM)
             until(lambda: worker not in doors.children(server))
@@ -164,7 +164,7 @@ def test_a_stop_before_a_worker_takes_its_connection(service: Callable[..., Inst
             until(lambda: workers(there, board.BUSY) == [worker])
             server = server_of(there)
             os.kill(server, signal.SIGTERM)
-            until(lambda: is_stopping(there))
+            until(lambda: has_to_stop(worker))
         assert client.recv(1) == b""
     assert there.record()["SPAWN_RESULT"] == "stopped"
 
@@ -201,7 +201,7 @@ def test_the_program_goes_while_a_connection_waits(service: Callable[..., Instal
         assert read_all(first) == b""
     with second:
         assert read_all(second) == b""
-    _, record = there.records(2)
+    (record,) = (each for each in there.records(2) if each["SPAWN_RESULT"] != "success")
     assert record["SPAWN_RESULT"] == "config"
     assert f"Argv= {program}: No such file or directory" in record["MESSAGE"]
 
@@ -272,7 +272,7 @@ def test_what_a_killed_worker_had_sent_arrives(service: Callable[..., Installed]
         "client = socket.socket(fileno=0)\n"
         "client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)\n"
         "client.recv(1)\n"
-        "client.sendall(b'y' * 150_000)\n"
+        "client.sendall(b'y' * 30_000)\n"
         "os.kill(os.getppid(), signal.SIGKILL)\n"
     )
     there = service(f"User=games\n{python(SCRATCH, code)}", socket_section=STANDING)
@@ -286,8 +286,30 @@ def test_what_a_killed_worker_had_sent_arrives(service: Callable[..., Installed]
         came = 0
         while part := client.recv(65536):
             came += len(part)
-    assert came == 150_000
+    assert came == 30_000
     assert there.record()["SPAWN_RESULT"] == "resources"
+
+
+def test_a_command_that_waits_for_the_journal_has_no_more_time(
+    service: Callable[..., Installed],
+) -> None:
+    """And its worker hears of its limits meanwhile."""
+    keys = "StandardError=journal\nTimeLimit=1s\nKillDelay=0\n"
+    there = service(f"{CAT}{keys}", socket_section=STANDING)
+    assert there.talk(b"x") == b"x"
+    with journald_stuck(), no_stream():
+        assert there.talk(b"x") == b""
+    results = [record["SPAWN_RESULT"] for record in there.records(2)]
+    assert results == ["success", "time-limit"]
+
+
+def test_a_client_in_the_lobby_that_listens() -> None:
+    """A command can have its socket do so, once it has disconnected it."""
+    with select.epoll() as poll, socket.create_server(("127.0.0.1", 0)) as odd:
+        lobby = Lobby(poll)
+        lobby.keep(odd)
+        lobby.hear(odd.fileno())
+        assert not lobby
 
 
 def test_a_file_beside_those_of_a_service_changes_nothing(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -21,6 +20,8 @@ from conftest import (
     fill_journal,
     in_machine,
     journal,
+    journald_stuck,
+    no_stream,
     run,
     until,
     until_over,
@@ -41,17 +42,6 @@ def gone(path: Path) -> Iterator[None]:
         yield
     finally:
         aside.rename(path)
-
-
-@contextmanager
-def stuck() -> Iterator[None]:
-    """Has journald do nothing for a while."""
-    pid = int(run("systemctl", "show", "-P", "MainPID", "systemd-journald").stdout)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -161,7 +151,7 @@ def test_journald_is_stuck(service: Callable[..., Installed]) -> None:
     """With its socket full a record is waited for no more than ten seconds, then it is text. A
     server has it wait instead."""
     there = service(ANSWER)
-    with stuck():
+    with journald_stuck():
         fill_journal()
         for _ in range(3):
             assert there.talk() == b"answer\n"
@@ -177,7 +167,7 @@ def test_journald_is_stuck(service: Callable[..., Installed]) -> None:
 def test_journald_takes_a_stream_late(service: Callable[..., Installed]) -> None:
     """Lines are of who has written them, however long that has been over."""
     there = service("User=nobody\nStandardError=journal\nArgv=/bin/sh -c 'echo said $$ >&2'")
-    with stuck():
+    with journald_stuck():
         for _ in range(2):
             there.talk()
             until_over()
@@ -193,14 +183,9 @@ def test_journald_takes_no_stream(service: Callable[..., Installed]) -> None:
     there = service("User=nobody\nStandardError=journal\nArgv=/bin/cat")
     assert there.talk(b"before") == b"before"
     until_over()
-    with contextlib.ExitStack() as ours:
-        with stuck():
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                    ours.enter_context(stream).setblocking(False)
-                    stream.connect("/run/systemd/journal/stdout")
-            client = ours.enter_context(there.connect())
+    with contextlib.ExitStack() as clients:
+        with journald_stuck(), no_stream():
+            client = clients.enter_context(there.connect())
             client.sendall(b"now")
             client.settimeout(0.5)
             with pytest.raises(TimeoutError):

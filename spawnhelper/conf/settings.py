@@ -467,9 +467,9 @@ SETTINGS = (
         "all",
         "Which ends of a command are recorded: `all`, `failures`, which is all but success, or "
         "`none`. Always recorded: connections that got no command, those that were denied or "
-        "waited in vain among them, and how many were dropped. Health checks: only with `all`. "
-        "With Accept=no it can be `summary`: each failure has its record, successes and health "
-        "checks one record in each SummaryInterval=.",
+        "waited in vain among them, but not those that a stop met; and how many were dropped. "
+        "Health checks: only with `all`. With Accept=no it can be `summary`: each failure has its "
+        "record, successes and health checks one record in each SummaryInterval=.",
         "xinetd.conf(5) log_on_success, log_on_failure",
     ),
     Setting(

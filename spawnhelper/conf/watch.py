@@ -49,9 +49,8 @@ class Watch:
         self._paths += self._named
         self._seen += seen
         self._fresh = self._fresh or self._changed_lately(seen)
-        closer = {path: _look_closer(path) for path in self._named}
-        self._closer |= closer
-        self._unsure = self._unsure or self._changed_lately(closer.values())
+        self._closer |= zip(self._named, seen, strict=True)  # of a RootDirectory= all may matter
+        self._unsure = self._unsure or self._changed_lately(seen)
 
     def changed(self) -> bool:
         """Whether to read them anew. That is so as well where one changed while they were read, or

@@ -10,13 +10,14 @@ import os
 import select
 import signal
 import sys
+import time
 
 from spawnhelper import board, manager
-from spawnhelper.ctl import status, units
+from spawnhelper.ctl import status, units, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.outcome import shown
 
-LONGEST_END = 120_000  # milliseconds; KillDelay= is up to a minute
+LONGEST_END = 120.0  # seconds; KillDelay= is up to a minute
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,12 +82,13 @@ def _stop_workers(name: str, clients: set[str]) -> None:
             workers.append(worker)
         else:
             os.close(worker)
+    deadline = time.monotonic() + LONGEST_END
     for worker in workers:
         ended = select.poll()
         ended.register(worker, select.POLLIN)
-        if not ended.poll(LONGEST_END):
-            raise Complaint(
-                os.EX_TEMPFAIL,
-                f"a connection does not end; {manager.now.words('systemctl')} restart the server",
+        if not ended.poll(max(0, deadline - time.monotonic()) * 1000):
+            right = (
+                f"{manager.now.words('systemctl')} restart {words.SERVER}{name} ends all of them"
             )
+            raise Complaint(os.EX_TEMPFAIL, f"a connection of {name} does not end; {right}")
         os.close(worker)

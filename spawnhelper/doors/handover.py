@@ -18,8 +18,10 @@ from spawnhelper import manager
 from spawnhelper.conf.service import Service
 from spawnhelper.conf.syntax import Assignment
 from spawnhelper.doors import pool
+from spawnhelper.doors.crew import Crew
 from spawnhelper.doors.inherited import Connection
 from spawnhelper.doors.pool import Held, Worker
+from spawnhelper.doors.registrar import Registrar
 from spawnhelper.record import LIMITS
 from spawnhelper.stages.identity import Identity
 from spawnhelper.stages.plan import Plan
@@ -90,7 +92,46 @@ def read(descriptor: int) -> dict[str, Any]:
     return found
 
 
-def of_worker(worker: Worker) -> dict[str, Any]:
+def state_of(crew: Crew, registrar: Registrar) -> dict[str, Any]:
+    """What a server has in hand, as plain values."""
+    return {
+        "workers": [_of_worker(each) for each in crew.workers.values()],
+        "next": [_of_held(each) for each in crew.next],
+        "waiting": [each.connection.socket.fileno() for each in crew.turnstile.waiting()],
+        "lobby": list(crew.lobby),
+        "explaining": list(registrar.explaining),
+        "records": [each.decode("latin-1") for each in registrar.outbox.waiting()],
+        "lost": registrar.outbox.lost,
+        "served": crew.served,
+        "groups": crew.nursery.count,
+        "descriptors": crew.nursery.descriptors,
+    }
+
+
+def resume(before: dict[str, Any], crew: Crew, registrar: Registrar) -> None:
+    """Goes on with what the program before had in hand, but for what its parts were made with."""
+    crew.served = before["served"]
+    crew.able = True  # with all connections taken there is no room to show it
+    for each in before["workers"]:
+        crew.take_back(_worker_of(each))
+    for each in before["next"]:
+        held = _held_of(each)
+        if crew.plan is not None:
+            held.plan, held.known = crew.plan, True
+        crew.count(held)
+        crew.next.append(held)
+    places = {number: place for place, number in enumerate(before["waiting"])}
+    clients = [each.held for each in crew.workers.values() if each.held is not None]
+    clients.sort(key=lambda held: places.get(held.connection.socket.fileno(), 0))
+    for held in clients:
+        crew.turnstile.take_back(held)
+    for number in before["lobby"]:
+        crew.lobby.keep(inherited(number))
+    registrar.explaining.update(before["explaining"])
+    crew.give_turns()
+
+
+def _of_worker(worker: Worker) -> dict[str, Any]:
     """A worker as plain values."""
     return {
         "pid": worker.pid,
@@ -98,26 +139,27 @@ def of_worker(worker: Worker) -> dict[str, Any]:
         "group": worker.group,
         "ready": worker.ready,
         "retired": worker.retired,
+        "untaken": worker.untaken,
         "late": worker.late,
         "fault": worker.fault,
         "deadline": worker.deadline,
-        "held": None if worker.held is None else of_held(worker.held),
+        "held": None if worker.held is None else _of_held(worker.held),
     }
 
 
-def worker_of(found: dict[str, Any]) -> Worker:
+def _worker_of(found: dict[str, Any]) -> Worker:
     """The worker again, whose plan nobody knows any more."""
     channel = inherited(found["channel"])
     worker = Worker(found["pid"], channel, None, found["group"])
-    for name in ("ready", "retired", "late", "fault", "deadline"):
+    for name in ("ready", "retired", "untaken", "late", "fault", "deadline"):
         setattr(worker, name, found[name])
     if found["held"] is not None:
-        worker.held = held_of(found["held"])
+        worker.held = _held_of(found["held"])
         worker.held.worker = worker
     return worker
 
 
-def of_held(held: Held) -> dict[str, Any]:
+def _of_held(held: Held) -> dict[str, Any]:
     """A connection as plain values."""
     settings, who = held.plan.service, held.plan.who
     return {
@@ -142,7 +184,7 @@ def of_held(held: Held) -> dict[str, Any]:
     }
 
 
-def held_of(found: dict[str, Any]) -> Held:
+def _held_of(found: dict[str, Any]) -> Held:
     """The connection again, with as much of its plan as is known."""
     settings = Service(found["service"], found["file"])
     settings.standing = True

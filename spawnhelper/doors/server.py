@@ -100,13 +100,12 @@ class Server:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         self._load()
         if before is not None:
-            self._resume(before)
+            handover.resume(before, self.crew, self.registrar)
 
     # The files.
 
     def _load(self) -> None:
         """Reads the service's files anew. Workers of what they said before take no more."""
-        self._loaded_at = time.monotonic_ns()
         time.tzset()
         self.watch = Watch(self.name)
         self.settings = self.plan = self.problem = None
@@ -117,6 +116,7 @@ class Server:
         except Refusal as refusal:
             self.problem = refusal
         self.crew.follow(self.settings, self.plan)
+        self._loaded_at = time.monotonic_ns()  # now, for it can take its time
 
     def _is_to_try_again(self) -> bool:
         """Whether what was wrong with the files may be so no more, though they are as they were: an
@@ -411,53 +411,14 @@ class Server:
             *(each.connection.socket.fileno() for each in clients),
             *crew.lobby,
         ]
+        state = handover.state_of(crew, self.registrar)
+        state |= {"listeners": list(self.listeners), "over_limit": self._over_limit}
         try:
-            handover.execute(__file__, self.name, self._state(), kept)
+            handover.execute(__file__, self.name, state, kept)
         except OSError as error:
             self._stay(f"{error.strerror}")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, pool.HELD_BACK)
-
-    def _state(self) -> dict[str, Any]:
-        crew = self.crew
-        waiting = crew.turnstile.waiting()
-        return {
-            "listeners": list(self.listeners),
-            "workers": [handover.of_worker(each) for each in crew.workers.values()],
-            "next": [handover.of_held(each) for each in crew.next],
-            "waiting": [each.connection.socket.fileno() for each in waiting],
-            "lobby": list(crew.lobby),
-            "explaining": list(self.registrar.explaining),
-            "records": [each.decode("latin-1") for each in self.outbox.waiting()],
-            "lost": self.outbox.lost,
-            "served": crew.served,
-            "over_limit": self._over_limit,
-            "groups": crew.nursery.count,
-            "descriptors": crew.nursery.descriptors,
-        }
-
-    def _resume(self, before: dict[str, Any]) -> None:
-        """Goes on with what the program before had in hand."""
-        crew = self.crew
-        crew.served = before["served"]
-        crew.able = True  # with all connections taken there is no room to show it
-        for each in before["workers"]:
-            crew.take_back(handover.worker_of(each))
-        for each in before["next"]:
-            held = handover.held_of(each)
-            if self.plan is not None:
-                held.plan, held.known = self.plan, True
-            crew.count(held)
-            crew.next.append(held)
-        places = {number: place for place, number in enumerate(before["waiting"])}
-        clients = [each.held for each in crew.workers.values() if each.held is not None]
-        clients.sort(key=lambda held: places.get(held.connection.socket.fileno(), 0))
-        for held in clients:
-            crew.turnstile.take_back(held)
-        for number in before["lobby"]:
-            crew.lobby.keep(handover.inherited(number))
-        self.registrar.explaining.update(before["explaining"])
-        crew.give_turns()
 
 
 def _send_buffer(listener: socket.socket) -> int | None:

@@ -24,6 +24,7 @@ from conftest import (
     SLACK,
     Installed,
     free_port,
+    frozen,
     in_machine,
     journal,
     main_pid,
@@ -307,3 +308,27 @@ def test_the_journal_is_stopped_for_long(
     promise(f"{count - 1} records of 1000")
     assert count == 1001
     assert not journal(f"_SYSTEMD_UNIT={unit_of(there)}", "PRIORITY=3")
+
+
+def test_a_worker_that_does_not_move(
+    service: Callable[..., Installed], promise: Callable[[str], None]
+) -> None:
+    """A worker does not move, and nobody can see why: whoever stops its connection is told so, and
+    it ends once the worker moves again."""
+    there = service("User=games\nArgv=/bin/cat\n", socket_section="Accept=no")
+    with there.connect() as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        (worker,) = (pid for pid in family(main_pid(unit_of(there))) if family(pid))
+        with frozen(worker):
+            begun = time.monotonic()
+            done = run("spawnctl", "stop", there.name, "--all", check=False)
+            took = time.monotonic() - begun
+        assert done.returncode == os.EX_TEMPFAIL
+        right = f"systemctl restart spawn-server@{there.name} ends all of them"
+        sentence = f"a connection of {there.name} does not end; {right}"
+        assert done.stderr == f"spawnctl: {sentence}\n"
+        assert client.recv(1) == b""
+    (record,) = there.records(1)
+    assert record["SPAWN_RESULT"] == "stopped"
+    promise(f"told after {took:.0f} s")
