@@ -44,8 +44,8 @@ HEAD = """\
 # What spawnhelper promises when things go wrong
 
 Each line is a test of `tests/faults` or `tests/fuzz`, which breaks something in a booted Debian
-machine and looks. The figures are those that each test saw last, on a machine with 2 processors; a
-dash stands where there is none yet. All of them anew:
+machine and looks. The figures are those that each test saw last, on a machine with 2 processors,
+and the names in them are of that day; a dash stands where there is none yet. All of them anew:
 
     for release in bookworm trixie forky; do
         tests/run faults --release $release --rounds 1000 --soak 50000

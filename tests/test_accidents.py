@@ -7,6 +7,7 @@ import resource
 import select
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from conftest import (
     python,
     read_all,
     run,
+    stop_connection,
     until,
     until_over,
 )
@@ -165,7 +167,7 @@ def test_a_stop_before_a_worker_takes_its_connection(service: Callable[..., Inst
             server = server_of(there)
             os.kill(server, signal.SIGTERM)
             until(lambda: has_to_stop(worker))
-        assert client.recv(1) == b""
+        assert read_all(client) in (b"", b"x")  # it can have been about to take it
     assert there.record()["SPAWN_RESULT"] == "stopped"
 
 
@@ -240,6 +242,34 @@ def test_a_birth_that_fails_leaves_no_control_group(service: Callable[..., Insta
     until(lambda: len(groups(there)) == len(doors.children(server)))
 
 
+@pytest.mark.parametrize("more", ["LimitCPU=1h\n", "LimitCPU=1h\nSizeLimit=1K\n", "SizeLimit=1K\n"])
+def test_a_command_that_cannot_be_forked_leaves_no_descriptor(
+    service: Callable[..., Installed], more: str
+) -> None:
+    there = service(CAT + more, socket_section=STANDING, start=False)
+    drop_ins = Path(f"/run/systemd/system/spawn-server@{there.name}.service.d")
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "test.conf").write_text("[Service]\nLimitNPROC=1\n")  # for who is not root
+    try:
+        there.start()
+        assert there.talk() == b""
+        why = "no process can be started: Resource temporarily unavailable"
+        assert why in there.record()["MESSAGE"]
+        until_over()
+        idle = until(lambda: workers(there))
+        before = {pid: os.listdir(f"/proc/{pid}/fd") for pid in idle}
+        for _ in range(len(idle) + 1):
+            assert there.talk() == b""
+            until_over()
+        after = {pid: os.listdir(f"/proc/{pid}/fd") for pid in workers(there)}
+        both = before.keys() & after.keys()
+        assert both
+        assert all(after[pid] == before[pid] for pid in both)
+    finally:
+        run("rm", "-r", str(drop_ins))
+        run("systemctl", "daemon-reload")
+
+
 def test_a_worker_that_dies_with_its_turn(service: Callable[..., Installed]) -> None:
     """Its connection is not another one's: it may have taken something of it."""
     there = service(f"{CAT}MaxCommands=1\n", socket_section=STANDING)
@@ -310,6 +340,36 @@ def test_a_client_in_the_lobby_that_listens() -> None:
         lobby.keep(odd)
         lobby.hear(odd.fileno())
         assert not lobby
+
+
+@both_doors
+@pytest.mark.parametrize("keys", ["", "SizeLimit=infinity\n", "TimeLimit=500ms\n"])
+def test_who_never_takes_the_answer_holds_up_no_stop(
+    service: Callable[..., Installed], keys: str
+) -> None:
+    """Whatever he goes on sending; nor an end at a limit."""
+    there = service(f"User=games\nKillDelay=0\n{keys}Argv=/bin/cat /dev/zero\n")
+    over = threading.Event()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(there.address)
+
+        def sends() -> None:
+            with suppress(OSError):
+                while not over.wait(0.2):
+                    client.send(b"x")
+
+        sending = threading.Thread(target=sends)
+        sending.start()
+        try:
+            if "TimeLimit" not in keys:
+                stop_connection()
+            (record,) = there.records(1)
+        finally:
+            over.set()
+            sending.join()
+    wanted = "time-limit" if "TimeLimit" in keys else "stopped"
+    assert record["SPAWN_RESULT"] == wanted
 
 
 def test_a_file_beside_those_of_a_service_changes_nothing(

@@ -31,6 +31,7 @@ from conftest import (
 pytestmark = [in_machine, both_doors]
 
 CAT = "User=nobody\nArgv=/bin/cat\n"
+USER = ("setpriv", "--reuid=games", "--regid=games", "--groups=systemd-journal")  # who reads it
 
 
 def seen(verb: str, name: str) -> dict[str, Any]:
@@ -265,3 +266,43 @@ def test_at_80_columns(service: Callable[..., Installed]) -> None:
         for text in (listed, status, log, stats):
             assert all(len(line.rstrip("\r")) <= columns for line in text.split("\n"))
             assert not re.search(r" \r?$", text, re.M)
+
+
+def test_a_folder_that_is_closed_or_broken(service: Callable[..., Installed]) -> None:
+    """To a user who may not look into it a service is as well as it looks; where nobody can, that
+    is said of it, and the others are seen."""
+    broken, other = service(CAT), service(CAT)
+    drop_ins = broken.file.with_suffix(".conf.d")
+    as_user = (*USER, "spawnctl")
+    drop_ins.mkdir(mode=0o700)
+    try:
+        assert run(*as_user, "list").stdout == run("spawnctl", "list").stdout
+        assert run(*as_user, "health", broken.name).stdout.startswith("SPAWN OK")
+        drop_ins.rmdir()
+        drop_ins.symlink_to(drop_ins.name)
+        assert seen("list", broken.name)["trouble"] == "1 problem"
+        assert seen("list", other.name)["trouble"] is None
+        done = run("spawnctl", "health", broken.name, check=False)
+        assert (done.returncode, done.stderr) == (2, "")
+        assert f"{broken.name}: 1 problem: " in done.stdout
+    finally:
+        if drop_ins.is_symlink():
+            drop_ins.unlink()
+        else:
+            drop_ins.rmdir()
+
+
+def test_a_folder_of_services_that_is_closed(service: Callable[..., Installed]) -> None:
+    """Nobody calls them well who cannot see them."""
+    service(CAT)
+    as_user = (*USER, "spawnctl")
+    FOLDER.chmod(0o700)
+    try:
+        done = run(*as_user, "health", check=False)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert done.stdout.startswith(f"SPAWN UNKNOWN - {FOLDER}: ")
+        done = run(*as_user, "list", check=False)
+        assert done.returncode != 0
+        assert done.stderr.startswith(f"spawnctl: {FOLDER}: ")
+    finally:
+        FOLDER.chmod(0o755)

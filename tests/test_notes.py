@@ -181,3 +181,23 @@ def test_what_an_older_systemd_does_not_do(
 ) -> None:
     there = service("User=nobody\nArgv=/bin/cat", socket_section=directive, start=False)
     assert notes(there) == ([f"3: note: {sentence}"] if sentence and OLD else [])
+
+
+def test_a_file_of_variables_that_is_not_there(service: Callable[..., Installed]) -> None:
+    there = service("User=games\nArgv=/bin/cat", socket_section="Accept=no", start=False)
+    text = there.file.read_text()
+    there.file.write_text(f"{text}[Service]\nEnvironmentFile=/nowhere\nEnvironmentFile=-/nowhere\n")
+    line = len(text.splitlines()) + 2
+    assert notes(there) == [
+        f"{line}: note: there is no /nowhere, and without it the server does not start; create it, "
+        "or write EnvironmentFile=-/nowhere"
+    ]
+
+
+def test_a_line_that_costs_the_unit(service: Callable[..., Installed]) -> None:
+    section = "ExecStartPre=bin/true"
+    there = service("User=games\nArgv=/bin/cat", socket_section=section, start=False)
+    (note,) = notes(there)
+    assert note.startswith(
+        "3: note: systemd does not take ExecStartPre= so, and with it does not take the unit; "
+    )

@@ -251,7 +251,7 @@ def test_a_file_that_names_no_service_is_not_listed() -> None:
             assert (status, out) == (4, "")
             assert re.fullmatch(
                 r"spawnctl: (two words|\\udcff) is no service; "
-                r"a service is named with letters, digits, - _ and \.\n",
+                r"a service is named with letters, digits, - _ and \., the first no - or \.\n",
                 errors,
             )
     finally:

@@ -472,6 +472,18 @@ def test_a_file_that_is_too_long(service: Callable[..., Installed]) -> None:
     assert there.check().stderr == wanted + "\n"
 
 
+def test_a_file_that_is_no_service_file_at_all(service: Callable[..., Installed]) -> None:
+    """However long it is, there is an end to what is said of it."""
+    there = service(f"User=nobody\n{TRUE}", start=False)
+    there.file.write_text("[Spawn]\n" + "x\n" * 200_000)
+    lines = there.check().stderr.splitlines()
+    wrong = "the line is not an assignment; write KEY=VALUE"
+    assert lines[:50] == [f"{there.file}:{number}: {wrong}" for number in range(2, 52)]
+    more = "here is one more problem, and the rest is not looked at; mend these first"
+    assert lines[50] == f"{there.file}:52: {more}"
+    assert len(lines) < 60
+
+
 def test_a_file_that_is_none(service: Callable[..., Installed]) -> None:
     there = service(f"User=nobody\n{TRUE}", start=False)
     there.file.unlink()
@@ -482,8 +494,8 @@ def test_a_file_that_is_none(service: Callable[..., Installed]) -> None:
 
 
 RENAME = (
-    "a service is named with letters, digits, - _ and .; rename the file, or check it as what it "
-    "is to be: spawnctl check --as NAME FILE"
+    "a service is named with letters, digits, - _ and ., the first no - or .; rename the file, or "
+    "check it as what it is to be: spawnctl check --as NAME FILE"
 )
 
 
@@ -492,6 +504,7 @@ def test_names_that_make_no_service() -> None:
         ("/etc/passwd", "the name does not end with .conf; rename the file"),
         ("/tmp/a b.conf", RENAME),
         ("/tmp/.conf", RENAME),
+        ("/tmp/--user.conf", RENAME),
     ):
         assert run("spawnctl", "check", name, check=False).stderr == f"{name}: {sentence}\n"
 

@@ -426,10 +426,12 @@ InaccessiblePaths=/boot /root
 
 
 @in_machine
-@pytest.mark.parametrize("change_of_streams", ["", "SizeLimit=1K\n", "StandardError=journal\n"])
-def test_a_server_in_a_cage(service: Callable[..., Installed], change_of_streams: str) -> None:
+@pytest.mark.parametrize(
+    "more", ["", "SizeLimit=1K\n", "StandardError=journal\n", "LimitNOFILE=1024:infinity\n"]
+)
+def test_a_server_in_a_cage(service: Callable[..., Installed], more: str) -> None:
     section = f"Accept=no\n[Service]\n{HARDENED}"
-    there = service(CAT + change_of_streams, socket_section=section)
+    there = service(CAT + more, socket_section=section)
     assert there.check().returncode == 0
     for _ in range(3):
         assert there.talk(b"here") == b"here"

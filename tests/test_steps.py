@@ -130,7 +130,7 @@ def test_a_new_service_at_a_used_address(service: Callable[..., Installed], name
 def test_names_that_are_none() -> None:
     done = ctl("new", "a b", "--listen", "1", "--user", "nobody", "--", "/bin/cat")
     assert done.returncode == os.EX_USAGE
-    right = "a service is named with letters, digits, - _ and ."
+    right = "a service is named with letters, digits, - _ and ., the first no - or ."
     assert done.stderr == f"spawnctl: a b is no name for a service; {right}\n"
 
 
@@ -216,12 +216,12 @@ def test_a_text_is_checked_as_what_it_is_to_be(
     right = "--as is for one file; name it, or write - for standard input"
     assert (done.returncode, done.stderr) == (os.EX_USAGE, f"spawnctl: {right}\n")
     done = ctl("check", "--as", "a b", str(other))
-    assert "a service is named with letters, digits, - _ and ." in done.stderr
+    assert "a service is named with letters, digits, - _ and ., the first no - or ." in done.stderr
     odd = tmp_path / f"{'x' * 90} .conf"
     odd.write_text(there.file.read_text())
     assert ctl("check", str(odd)).stderr == (
-        f"{odd}: a service is named with letters, digits, - _ and .; rename the file, or check it "
-        "as what it is to be: spawnctl check --as NAME FILE\n"
+        f"{odd}: a service is named with letters, digits, - _ and ., the first no - or .; rename "
+        "the file, or check it as what it is to be: spawnctl check --as NAME FILE\n"
     )
     done = ctl("check", "--as", there.name, "/nowhere")
     assert done.returncode == os.EX_NOINPUT
@@ -443,6 +443,34 @@ def test_edit(service: Callable[..., Installed], tmp_path: Path) -> None:
     )
 
 
+def test_edit_keeps_a_link_and_an_owner(service: Callable[..., Installed], tmp_path: Path) -> None:
+    """And what was typed, whatever becomes of the file."""
+    there = service(CAT, start=False)
+    elsewhere = Path("/etc/spawn-elsewhere.conf")
+    there.file.rename(elsewhere)
+    there.file.symlink_to(elsewhere)
+    try:
+        shutil.chown(elsewhere, "root", "games")
+        with editor(tmp_path, "echo Nice=9 >>$f", "echo Nice=8 >>$f") as environment:
+            done = ctl("edit", "--no-apply", there.name, env=environment)
+            assert done.stdout == f"{there.file}: saved\n"
+            assert there.file.is_symlink()
+            assert elsewhere.read_text().endswith("Nice=9\n")
+            assert elsewhere.group() == "games"
+            goes = f"#!/bin/sh\necho Nice=8 >>$1\nrm {there.file}\n"
+            program = tmp_path / "goes"
+            program.write_text(goes)
+            program.chmod(0o755)
+            done = ctl("edit", there.name, env=os.environ | {"SUDO_EDITOR": str(program)})
+        assert done.returncode == os.EX_NOINPUT
+        assert "there is no such service file" in done.stderr
+        kept = Path(done.stderr.strip().rpartition("your copy is ")[2])
+        assert kept.read_text().endswith("Nice=8\n")
+        kept.unlink()
+    finally:
+        elsewhere.unlink()
+
+
 def test_edit_asks_a_person(service: Callable[..., Installed], tmp_path: Path) -> None:
     there = service(CAT)
     before = there.file.read_text()
@@ -488,6 +516,24 @@ def test_edit_of_what_a_package_brought(service: Callable[..., Installed], tmp_p
 
 
 @both_doors
+@both_doors
+def test_stop_of_a_client_at_a_path(service: Callable[..., Installed]) -> None:
+    """Whose connections have all the same name."""
+    there = service(CAT, address=f"/run/spawn-stop-{os.getpid()}")
+    with there.connect() as first, there.connect() as second:
+        for client in (first, second):
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        done = ctl("stop", there.name, "")
+        assert done.returncode == os.EX_NOINPUT
+        live = json.loads(ctl("status", "--json", there.name).stdout)["connections"]
+        done = ctl("stop", there.name, str(live[0]["pid"]))
+        assert done.stdout == f"stopped {live[0]['client']}\n"
+        assert first.recv(1) == b""
+        second.sendall(b"y")
+        assert second.recv(1) == b"y"
+
+
 def test_stop(service: Callable[..., Installed]) -> None:
     """One by its client, one by its pid, the rest; and the listener goes on."""
     there = service(CAT)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from spawnhelper import summary
 from spawnhelper.conf.quantities import LARGEST
+from spawnhelper.ctl import verdict
 from spawnhelper.record import MESSAGE_IDS
 
 SUMMED = f"MESSAGE_ID={MESSAGE_IDS['summary']}"
@@ -134,6 +135,13 @@ def test_it_comes_to_what_single_records_do(service: Callable[..., Installed]) -
             {"from": "127.0.0.1", "connections": WELL + ILL, "failed": ILL}
         ]
         assert sum(each["connections"] for each in stats["over_time"]) == WELL + ILL
+
+
+@pytest.mark.parametrize(
+    ("begun", "since", "counts"), [(None, 50, 100), (10, 0, 100), (10, 10, 100), (10, 35, 75)]
+)
+def test_what_counts_of_a_summary_since_a_time(begun: int | None, since: int, counts: int) -> None:
+    assert verdict.since_then(100, begun, 110, since) == counts
 
 
 @in_machine

@@ -403,3 +403,9 @@ def test_working_directory() -> None:
     ):
         found = values.working_directory(text)
         assert (found.path, found.home, found.optional) == wanted
+
+
+@pytest.mark.parametrize("name", ["\u00b2", "1" * 5000, "a\0b", "nobody-of-this-name"])
+def test_names_of_no_account_and_no_group(name: str) -> None:
+    assert values.account_of(name) is None
+    assert values.group_of(name) is None

@@ -59,7 +59,9 @@ def installed() -> list[str]:
 def is_name(name: str) -> bool:
     """Whether a service can be called so: NAME is a part of names of units."""
     return (
-        consists_of(name, NAME_CHARACTERS + "-.") and name[0] != "." and len(name) <= LONGEST_NAME
+        consists_of(name, NAME_CHARACTERS + "-.")
+        and name[0] not in "-."
+        and len(name) <= LONGEST_NAME
     )
 
 
@@ -78,8 +80,9 @@ def check_name(file: str) -> None:
         sentence = "the name does not end with .conf; rename the file"
     elif not is_name(name_of(file)):
         sentence = (
-            "a service is named with letters, digits, - _ and .; rename the file, or check it as "
-            f"what it is to be: {manager.now.words('spawnctl')} check --as NAME FILE"
+            "a service is named with letters, digits, - _ and ., the first no - or .; rename the "
+            "file, or check it as what it is to be: "
+            f"{manager.now.words('spawnctl')} check --as NAME FILE"
         )
     elif masked(file):
         sentence = f"the service is masked by a link to {MASK}; remove the link"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("Socket", "Spawn", "Service")
 MOST_PROBLEMS = 50
+ONE_MORE = "here is one more problem, and the rest is not looked at; mend these first"
 MAX_CONNECTIONS = 256  # of spawn@.socket
 MOST_DIGITS = 9  # systemd has 32 bits
 # How directives begin that only a unit can have.
@@ -248,6 +249,9 @@ def _parsed(sources: list[str]) -> tuple[list[Assignment], list[Problem]]:
         found, wrong = syntax.parse(lines, source, _sections_of(source))
         assignments += found
         problems += wrong
+    if len(problems) > MOST_PROBLEMS:
+        more = problems[MOST_PROBLEMS]
+        problems[MOST_PROBLEMS:] = [Problem(more.file, more.line, ONE_MORE)]
     return assignments, problems
 
 
@@ -374,7 +378,7 @@ def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem
         else:
             sentence = _assign(service, setting, assignment)
         if sentence is not None and len(problems) == MOST_PROBLEMS:
-            sentence = "here is one more problem, and the rest is not looked at; mend these first"
+            sentence = ONE_MORE
         if sentence is not None:
             problems.append(Problem(assignment.file, assignment.line, sentence))
         if len(problems) > MOST_PROBLEMS:
@@ -398,18 +402,20 @@ def _assign(service: Service, setting: Setting, assignment: Assignment) -> str |
         hint = "; a comment needs a line of its own" if " #" in text else ""
         return f"{key}={'' if setting.secret else shown(text)} {error}{hint}"
     if setting.repeats and not first:
-        value = _joined(getattr(service, setting.attribute), value)
+        _add(getattr(service, setting.attribute), value)
+        return None
     setattr(service, setting.attribute, value)
     return None
 
 
-def _joined(old: object, new: object) -> object:
-    """The value of a list key after one more assignment."""
+def _add(old: object, new: object) -> None:
+    """Adds one more assignment to the value of a list key."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return old | new
+        old.update(new)
+        return
     assert isinstance(old, list)
     assert isinstance(new, list)
-    return old + new
+    old += new
 
 
 def _unknown(key: str, secret: str) -> str:

@@ -259,7 +259,7 @@ def account_of(name: str) -> pwd.struct_passwd | None:
     """The account of this name or number, None where this machine has none."""
     try:
         return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):
         return None
 
 
@@ -269,7 +269,7 @@ def group_of(name: str) -> int | None:
 
     try:
         return grp.getgrgid(int(name)).gr_gid if name.isdigit() else grp.getgrnam(name).gr_gid
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):
         return None
 
 

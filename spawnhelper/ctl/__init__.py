@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from spawnhelper import __version__, manager
 from spawnhelper.ctl.complaint import Complaint
-from spawnhelper.outcome import shown
+from spawnhelper.outcome import Refusal, shown
 
 # The file of each verb. None but the one that runs is loaded: libraries take their time.
 VERBS = {
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         words = manager.chosen(words)
         options = parser(words[:1] if words and words[0] in VERBS else VERBS).parse_args(words)
         status: int = options.run(options)
-    except Complaint as complaint:
+    except (Complaint, Refusal) as complaint:
         print(f"spawnctl: {complaint}", file=sys.stderr)
         return complaint.status
     except KeyboardInterrupt:

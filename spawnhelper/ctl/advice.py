@@ -26,6 +26,7 @@ FOLDERS = tuple(
 CREDENTIALS = ("LoadCredential", "LoadCredentialEncrypted", "ImportCredential", "SetCredential")
 # What a shell can do with standard streams that cannot be opened by name.
 OPENED = {"/dev/stdin": "<&0", "/dev/stdout": ">&1", "/dev/stderr": ">&2"}
+PATTERN = frozenset("*?[%")  # glob(7), and specifiers of systemd.unit(5)
 DIRECTIVES = "systemd.socket(5), systemd.service(5) and systemd.exec(5) list what there is"
 VERIFY_TIME = 20  # seconds
 VERIFIED = "spawnctl-verify"
@@ -42,6 +43,7 @@ def of(settings: Service, file: str) -> list[Problem]:
         *_processes(settings),
         *_later_systemd(settings, file),
         *_of_service(file),
+        *_missing(file),
         *_opened_streams(settings),
         *_warnings(settings),
         *_asking(settings),
@@ -163,6 +165,20 @@ def _of_service(file: str) -> list[Problem]:
     return notes
 
 
+def _missing(file: str) -> list[Problem]:
+    """Files of [Service] without which systemd does not start the server."""
+    notes = []
+    for each in service.unit_sections(file)[0]:
+        named = each.value.startswith("/") and not PATTERN.intersection(each.value)
+        if each.key == "EnvironmentFile" and named and not os.path.exists(each.value):
+            sentence = (
+                f"there is no {shown(each.value)}, and without it the server does not start; "
+                f"create it, or write EnvironmentFile=-{shown(each.value)}"
+            )
+            notes.append(Problem(each.file, each.line, sentence))
+    return notes
+
+
 def _is_true(text: str) -> bool:
     try:
         return values.boolean(text)
@@ -237,14 +253,17 @@ def _verified(
             if suffix == "socket":
                 out.write("[Service]\nExecStart=/bin/true\n")
         said = _verify(folder, unit)
+    refused = any("bad unit file setting" in line for line in said)
     for line in said:
         found = re.fullmatch(rf"{re.escape(unit)}:(\d+): (.*)", line)
         at = int(found[1]) - skipped if found else -1
         # What it takes, and only warns of, is not ignored.
-        if found and 0 <= at < len(given) and "ignoring" in found[2]:
+        if found and 0 <= at < len(given) and (refused or "ignoring" in found[2]):
             known = re.match(r"Unknown (key|lvalue)", found[2])
             key = given[at].key
             why = f"does not know {shown(key)}=" if known else f"does not take {shown(key)}= so"
+            if "ignoring" not in found[2]:
+                why += ", and with it does not take the unit"
             yield given[at], why
 
 

@@ -4,6 +4,7 @@ their place at once."""
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 
@@ -34,16 +35,21 @@ def judged(file: str, text: bytes) -> Refusal | None:
         del files.drafts[file]
 
 
-def put(file: str, text: bytes, *, mode: int = MODE, new: bool) -> None:
-    """Has the file have this text, at once and for good. new: whether there must not be one yet.
-    Raises Complaint."""
+def put(file: str, text: bytes, *, like: os.stat_result | None = None, new: bool) -> None:
+    """Has the file have this text, at once and for good; of a link, what it leads to. like: a file
+    whose mode it is to have, and, where it is not new, whose owner and group. new: whether there
+    must not be one yet. Raises Complaint."""
     try:
+        if not new:
+            file = os.path.realpath(file)
         _make_folder(os.path.dirname(file))
         descriptor, name = tempfile.mkstemp(dir=os.path.dirname(file), prefix=".spawnctl-")
         try:
             with open(descriptor, "wb") as out:
                 out.write(text)
-                os.fchmod(descriptor, mode)
+                if like is not None and not new:
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, MODE if like is None else stat.S_IMODE(like.st_mode))
                 out.flush()
                 os.fsync(descriptor)
             if new:

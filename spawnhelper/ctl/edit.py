@@ -10,7 +10,6 @@ import argparse
 import os
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -48,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
         before = files.text(source)
     except Refusal as refusal:
         raise Complaint(refusal.status, str(refusal)) from None
+    found = os.stat(source)
     after = _edited(file, before)
     if after is None:
         print(f"{source}: left as it was", file=sys.stderr)
@@ -55,10 +55,12 @@ def run(options: argparse.Namespace) -> int:
     if after == before:
         print(f"{source}: unchanged")
         return 0
-    if files.text(source) != before:
-        kept = _kept(after)
-        raise Complaint(os.EX_TEMPFAIL, f"{source} has changed meanwhile; your copy is {kept}")
-    drafts.put(file, after, mode=stat.S_IMODE(os.stat(source).st_mode), new=source != file)
+    try:
+        if files.text(source) != before:
+            raise Complaint(os.EX_TEMPFAIL, f"{source} has changed meanwhile")
+        drafts.put(file, after, like=found, new=source != file)
+    except (Complaint, Refusal) as error:
+        raise Complaint(error.status, f"{error}; your copy is {_kept(after)}") from None
     print(f"{file}: saved")
     return 0 if options.no_apply else apply.apply([name])
 

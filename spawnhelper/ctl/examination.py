@@ -142,14 +142,16 @@ class Findings:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.status = 0
+        self._known: set[str] = set()
 
     def of(self, stage: Callable[..., T], *arguments: object) -> T | None:
         """What the stage makes of its arguments, None where it refuses them."""
         try:
             return stage(*arguments)
         except Refusal as refusal:
-            known = [str(problem) for problem in self.problems]
-            self.problems += [each for each in refusal.problems if str(each) not in known]
+            new = [each for each in refusal.problems if str(each) not in self._known]
+            self.problems += new
+            self._known.update(map(str, new))
             self.status = self.status or refusal.status
             return None
 

@@ -109,7 +109,11 @@ def of(listener: units.Listener, kernel: Kernel, *, thorough: bool = False) -> H
 
 def _problems(file: str, *, thorough: bool) -> int:
     """How many problems the service file has; none where this user may not read it."""
-    if not all(os.access(each, os.R_OK) for each in files.sources(file)):
+    try:
+        closed = not all(os.access(each, os.R_OK) for each in files.sources(file))
+    except Refusal:  # a folder is closed to this user, or broken for everybody
+        closed = os.geteuid() != manager.now.uid
+    if closed:
         return 0
     refusal = examination.examine(file, thorough=thorough)
     return 0 if refusal is None else len(refusal.problems)

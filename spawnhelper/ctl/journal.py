@@ -248,7 +248,8 @@ class Journal:
             last = reader.previous()
             size = os.stat(path).st_size
         except (OSError, SystemError) as error:
-            self._expected.unread.append(cannot_open(path, error))
+            if os.path.exists(path):
+                self._expected.unread.append(cannot_open(path, error))
             return None
         if first is None or last is None:
             return None
@@ -262,7 +263,7 @@ class Journal:
         """The entries of files, which are opened anew once in a while for the sake of memory."""
         cursor = None
         while True:
-            readers = [_of_file(place_of(each.key, each.path)) for each in run]
+            readers = [reader for each in run if (reader := self._again(each)) is not None]
             for reader in readers:
                 reader.add_filter(_rule(self._terms))
                 if cursor is not None:
@@ -285,7 +286,21 @@ class Journal:
             else:
                 break
         held = open_now()
-        self._expected.unread += [damaged(each.path) for each in run if each.key not in held]
+        closed = (each for each in run if each.key not in held)
+        self._expected.unread += [
+            damaged(each.path) for each in closed if os.path.exists(place_of(each.key, each.path))
+        ]
+
+    def _again(self, extent: Extent) -> JournalReader | None:
+        """A file opened once more; None for one that journald has taken away meanwhile, and for one
+        that is not readable any more, which is noted."""
+        place = place_of(extent.key, extent.path)
+        try:
+            return _of_file(place)
+        except (OSError, SystemError) as error:
+            if os.path.exists(place):
+                self._expected.unread.append(cannot_open(place, error))
+            return None
 
     def _open_own(self) -> None:
         self._expected.add_folders(*of_machine())

@@ -98,8 +98,13 @@ def place_of(key: Identity, path: str) -> str:
             return path
     except FileNotFoundError:
         pass
-    folder = os.path.dirname(path)
-    return next((each.path for each in listed(folder) if _identity(each.stat()) == key), path)
+    for each in listed(os.path.dirname(path)):
+        try:
+            if _identity(each.stat()) == key:
+                return each.path
+        except FileNotFoundError:
+            pass  # it has gone since
+    return path
 
 
 def of_machine() -> list[str]:

@@ -65,11 +65,11 @@ class Summed(NamedTuple):
 class Record:
     """One connection's record, or that of a listener. usec: when it was written, since the epoch.
     duration and cpu are in microseconds; they and the bytes are None where nobody counted, and
-    where the record is about many connections. summed: what these came to. dropped: how many it
-    says were dropped. name: of its service; service: the same, behind the name of the user whose
-    manager's it is, where that is not the one that this is about. address, port, uid, pid: of the
-    client, None where nobody knows. fields: the entry as it stands; one that is there twice is a
-    list.
+    where the record is about many connections. summed: what these came to; begun: since when, as
+    usec. dropped: how many it says were dropped. name: of its service; service: the same, behind
+    the name of the user whose manager's it is, where that is not the one that this is about.
+    address, port, uid, pid: of the client, None where nobody knows. fields: the entry as it stands;
+    one that is there twice is a list.
 
     A journal that came from elsewhere can have anything in a field. Here, and nowhere else, each is
     checked: odd has the names of those that are passed over, because they are there twice, or are
@@ -78,6 +78,7 @@ class Record:
 
     __slots__ = (
         "address",
+        "begun",
         "bytes_in",
         "bytes_out",
         "cpu",
@@ -113,6 +114,7 @@ class Record:
         self.priority = self._priority()
         self.dropped = self._number("SPAWN_DROPPED")
         self.summed = self._summed() if self.result == SUMMARY else None
+        self.begun = self._number("SPAWN_SINCE_USEC") if self.summed else None
         measured = {} if self.summed else MEASURES
         self.duration = self._number(measured.get("duration"))
         self.cpu = self._number(measured.get("cpu"))

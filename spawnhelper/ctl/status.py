@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple
 
+from spawnhelper import board
 from spawnhelper.conf import files, service
 from spawnhelper.conf.quantities import USEC_PER_SEC
 from spawnhelper.ctl import health, listing, servers, terminal, times, units, words
@@ -31,13 +32,15 @@ TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
 
 class Live(NamedTuple):
     """A live connection. pid: of its command, or of the helper where there is none yet, None
-    where it has just ended; age: in microseconds."""
+    where it has just ended; age: in microseconds. place: of its worker, None where it has a unit of
+    its own."""
 
     client: str
     unit: str
     pid: int | None
     age: int | None
     command: str
+    place: board.Place | None = None
 
 
 class Birth(NamedTuple):
@@ -91,7 +94,7 @@ def live_of(listener: units.Listener, processes: list[units.Process]) -> list[Li
         unit, now = listener.server.unit, time.monotonic_ns() // NSEC_PER_USEC
         held = sorted(listener.server.busy, key=lambda place: place.since)
         return [
-            Live(each.client, unit, *_command(each.pid, processes, born, now - each.since))
+            Live(each.client, unit, *_command(each.pid, processes, born, now - each.since), each)
             for each in held
         ]
     families: dict[str, list[units.Process]] = {unit: [] for unit in listener.connections}

@@ -53,24 +53,22 @@ def run(options: argparse.Namespace) -> int:
     if listener.server is None:
         units.systemctl("stop", *(each.unit for each in chosen))
     else:
-        _stop_workers(listener.name, {each.client for each in chosen})
+        _stop_workers(listener.name, [each.place for each in chosen if each.place is not None])
     for each in chosen:
         print(f"stopped {each.client}")
     return 0
 
 
 def _is(live: status.Live, word: str) -> bool:
-    host = live.client.rpartition(":")[0].strip("[]")
-    return word in (live.client, host, str(live.pid), live.unit, live.unit.removesuffix(".service"))
+    host = live.client.rpartition(":")[0].strip("[]")  # of one at a path there is none
+    names = (live.client, host, str(live.pid or ""), live.unit, live.unit.removesuffix(".service"))
+    return word in filter(None, names)
 
 
-def _stop_workers(name: str, clients: set[str]) -> None:
-    """Has the workers that have these clients stop their commands, and waits for them."""
-    seen = board.read(name)
+def _stop_workers(name: str, places: list[board.Place]) -> None:
+    """Has the workers in these places stop their commands, and waits for them."""
     workers = []
-    for place in seen.those(board.BUSY) if seen else ():
-        if place.client not in clients:
-            continue
+    for place in places:
         try:
             worker = os.pidfd_open(place.pid)
         except ProcessLookupError:

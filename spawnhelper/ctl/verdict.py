@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spawnhelper.ctl import health, times, units, words
 from spawnhelper.ctl.complaint import Complaint
 from spawnhelper.ctl.records import Records
-from spawnhelper.outcome import printable, shown
+from spawnhelper.outcome import Refusal, printable, shown
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     """Says it; the status of the worst that there is."""
     try:
         findings, numbers = _look(options)
-    except Complaint as complaint:
+    except (Complaint, Refusal) as complaint:
         print(f"SPAWN {WORDS[UNKNOWN]} - {complaint}")
         return UNKNOWN
     status = max((each.status for each in findings), default=OK)
@@ -92,11 +92,19 @@ def _counted(names: list[str], since: int) -> tuple[Counter[str], Counter[str]]:
     failed: Counter[str] = Counter()
     records = Records(names)
     for record in records.forward(since):
-        every[record.service] += record.connections
+        every[record.service] += since_then(record.connections, record.begun, record.usec, since)
         failed[record.service] += record.failed and record.of_connection
     if unread := records.unread():
         raise Complaint(os.EX_IOERR, unread[0])
     return every, +failed
+
+
+def since_then(connections: int, begun: int | None, ended: int, since: int) -> int:
+    """How many of a record's connections count that are since then: of a summary that began before
+    as many as there is of its time. begun: None where the record is no summary."""
+    if begun is None or not begun < since < ended:
+        return connections
+    return round(connections * (ended - since) / (ended - begun))
 
 
 def _percent(option: str, text: str) -> int:

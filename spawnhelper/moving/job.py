@@ -65,6 +65,14 @@ CLOSED_RULE = Trap(
     "use --resolve, or write their addresses in AllowFrom=",
     key="AllowFrom",
 )
+UNENDED_RULE = refusal(
+    "the line {place} of hosts_access(5) has no line end, and is ignored for that: {line}",
+    "end it, or remove it",
+)
+LOST_OPTIONS = Trap(
+    "what the line {place} of hosts_access(5) sets for the command is left out: {line}",
+    "set it by UMask=, Nice=, Environment= or KeepAlive=",
+)
 OF_PATH = refusal(
     "the rules about addresses are about clients of a path, which have none", "remove the rules"
 )
@@ -109,7 +117,9 @@ COMMON = (
     RESOLVED,
     UNREADABLE_RULES,
     UNSAID_RULE,
+    UNENDED_RULE,
     CLOSED_RULE,
+    LOST_OPTIONS,
     OF_PATH,
     GROUPS,
     GROUPS_LEFT_OUT,
@@ -259,7 +269,12 @@ class Job:
             return
         resolve = self.machine.addresses if self.machine.resolve else _nobody
         found = wrappers.verdict(texts, daemon, resolve)
-        for trap, lines in ((UNSAID_RULE, found.unsaid), (CLOSED_RULE, found.closed)):
+        for trap, lines in (
+            (UNSAID_RULE, found.unsaid),
+            (UNENDED_RULE, found.unended),
+            (CLOSED_RULE, found.closed),
+            (LOST_OPTIONS, found.lost),
+        ):
             for place, line in lines:
                 self.say(trap, given, place=str(place), line=line)
         if found.rules.rules:

@@ -23,12 +23,14 @@ class Unreadable(Exception):
 
 
 class Text:
-    """One file of a source. lines: without their ends, and what is not UTF-8 as surrogates. mode:
-    its permission bits. kinds: what each line is, None as long as nobody has said so."""
+    """One file of a source. lines: without their ends, and what is not UTF-8 as surrogates. ended:
+    whether the last one has an end. mode: its permission bits. kinds: what each line is, None as
+    long as nobody has said so."""
 
     def __init__(self, file: str, content: bytes, mode: int = 0o644) -> None:
         self.file = file
         self.mode = mode
+        self.ended = not content or content.endswith(b"\n")
         lines = content.decode(errors="surrogateescape").split("\n")
         if not lines[-1]:
             del lines[-1]

@@ -17,18 +17,22 @@ BEGINNING = re.compile(r"\d{1,3}\.(?:\d{1,3}\.){0,2}")
 MASKED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})/(\d{1,3}(?:\.\d{1,3}){3})")
 BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?:/(\d{1,3}))?")
 WILDCARDS = ("LOCAL", "UNKNOWN", "KNOWN", "PARANOID")
-NAMES_OF_OPTIONS = ("severity", "keepalive", "linger", "nice", "umask", "rfc931", "setenv")
+OF_COMMANDS = ("keepalive", "linger", "nice", "umask", "setenv")
+NAMES_OF_OPTIONS = ("severity", "rfc931", *OF_COMMANDS)
 
 
 @dataclass
 class Verdict:
     """What the files say about one daemon. unsaid: the lines that say more than addresses can,
     where what is left would let in whom they keep out. closed: those that are left out, and let in
-    nobody."""
+    nobody. unended: those that have no end, which libwrap ignores. lost: those with options for the
+    command."""
 
     rules: Rules
     unsaid: list[tuple[Place, str]] = field(default_factory=list)
     closed: list[tuple[Place, str]] = field(default_factory=list)
+    unended: list[tuple[Place, str]] = field(default_factory=list)
+    lost: list[tuple[Place, str]] = field(default_factory=list)
 
 
 def verdict(texts: list[Text], daemon: str, resolve: Callable[[str], list[str]]) -> Verdict:
@@ -46,12 +50,17 @@ def verdict(texts: list[Text], daemon: str, resolve: Callable[[str], list[str]])
             concerned = _concerns(fields[0], daemon)
             if concerned is False:
                 continue
+            if number == _unended(text):
+                found.unended.append((place, line))
+                continue
             allows = _decision(fields[2:], allows=otherwise)
             clients, rest = _clients(fields[1], resolve if allows else _nobody)
             if concerned is None or allows is None or "except" in fields[1].lower().split():
                 found.unsaid.append((place, line))
                 continue
             made.append(Rule(tuple(clients), allows))
+            if any(_name_of(option) in OF_COMMANDS for option in fields[2:]):
+                found.lost.append((place, line))
             if rest:
                 (found.closed if allows else found.unsaid).append((place, line))
     found.rules = Rules(tuple(made), otherwise=True)
@@ -74,6 +83,16 @@ def logical_lines(text: Text) -> list[tuple[int, str]]:
     if joined.strip() and not joined.lstrip().startswith("#"):
         found.append((first, joined))
     return found
+
+
+def _unended(text: Text) -> int:
+    """The number of the line that goes on behind the end of the file; 0 where none does."""
+    number = len(text.lines)
+    if number == 0 or (text.ended and not text.lines[-1].endswith("\\")):
+        return 0
+    while number > 1 and text.lines[number - 2].endswith("\\"):
+        number -= 1
+    return number
 
 
 def _concerns(daemons: str, daemon: str) -> bool | None:
@@ -104,7 +123,7 @@ def _decision(options: list[str], *, allows: bool) -> bool | None:
     """What a line with these options does to who matches; None where that is more than to let in
     or keep out."""
     for option in filter(None, options):
-        word = re.split(r"[\s=]", option, maxsplit=1)[0].lower()
+        word = _name_of(option)
         if word == "allow":
             allows = True
         elif word == "deny":
@@ -112,6 +131,10 @@ def _decision(options: list[str], *, allows: bool) -> bool | None:
         elif word not in NAMES_OF_OPTIONS:
             return None
     return allows
+
+
+def _name_of(option: str) -> str:
+    return re.split(r"[\s=]", option, maxsplit=1)[0].lower()
 
 
 def _clients(words: str, resolve: Callable[[str], list[str]]) -> tuple[list[Network], list[str]]:

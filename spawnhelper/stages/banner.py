@@ -78,9 +78,13 @@ def send(connection: Connection, octets: bytes, signals: Signals) -> bool:
     client = connection.socket
     try:
         while octets:
-            if not until_ready(client.fileno(), select.POLLOUT, deadline, signals):
+            ready = until_ready(client.fileno(), select.POLLOUT, deadline, signals)
+            if not ready or time.monotonic_ns() >= deadline:
                 return False
-            count = client.send(octets, socket.MSG_DONTWAIT)
+            try:
+                count = client.send(octets, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue  # the kernel is short of memory
             connection.written += count
             octets = octets[count:]
     except OSError:

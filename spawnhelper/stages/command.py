@@ -62,7 +62,12 @@ class Streams:
             return
         with Acting(identity):  # the pipes are the user's, who can then open /dev/stdin
             self.input = os.pipe2(os.O_CLOEXEC)
-            self.output = os.pipe2(os.O_CLOEXEC)
+            try:
+                self.output = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(self.input[0])
+                os.close(self.input[1])
+                raise
 
     def close_theirs(self) -> None:
         """Leaves the command's ends to the command."""
@@ -215,9 +220,11 @@ def start(
         import _prctl
     except ImportError as error:
         raise without_library(error) from None
+    ends: tuple[int, ...] = ()
+    streams = None
     try:
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
-        failure, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        failure, told = ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         streams = Streams(service, identity)
         # A stop of the child, before it has its own way with signals, must not look like ours.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -225,6 +232,11 @@ def start(
         pid = os.fork()
     except OSError as error:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        for end in ends:
+            os.close(end)
+        if streams is not None:
+            streams.close_theirs()
+            streams.close_ours()
         raise _no_process(error) from None
     if pid == 0:
         client = connection.socket.fileno()
@@ -418,13 +430,18 @@ def limits_of(service: Service) -> Limits:
 
 def within_nr_open(limits: Limits) -> Limits:
     """What infinity is for descriptors: what the kernel has at most for one process, as systemd
-    understands it."""
+    understands it; or this process, where ProcSubset= hides that."""
     if "LimitNOFILE" not in limits:
         return limits
-    descriptor = os.open(NR_OPEN, os.O_RDONLY | os.O_CLOEXEC)
-    most = int(os.read(descriptor, 64))
-    os.close(descriptor)
     number, *pair = limits["LimitNOFILE"]
+    try:
+        descriptor = os.open(NR_OPEN, os.O_RDONLY | os.O_CLOEXEC)
+        most = int(os.read(descriptor, 64))
+        os.close(descriptor)
+    except FileNotFoundError:
+        import resource
+
+        most = resource.getrlimit(number)[1]
     soft, hard = (most if value < 0 else min(value, most) for value in pair)
     return {**limits, "LimitNOFILE": (number, soft, hard)}
 

@@ -33,7 +33,8 @@ STALLED = 60 * NSEC_PER_SEC
 LONGEST = 900 * NSEC_PER_SEC
 # The same where the command was ended at its TimeLimit= or IdleLimit=, which is the client's, too.
 OVER_TIME = 5 * NSEC_PER_SEC
-LAST_MOMENT = 1 * NSEC_PER_SEC  # for what is on its way when the unit is stopped
+# For what is on its way when the unit is stopped: without progress, and in all.
+LAST_MOMENT, LAST_MOMENTS = 1 * NSEC_PER_SEC, 10 * NSEC_PER_SEC
 FIRST_PAUSE, LONGEST_PAUSE = 1 * NSEC_PER_MSEC, 100 * NSEC_PER_MSEC
 # Of what nobody wants. A client that writes first has sent all by then, or never will have: it is
 # four times what a socket holds.
@@ -80,7 +81,8 @@ class Delivery:
         idle_limit = supervision.service.idle_limit
         if idle_limit is not None:
             self.patience = min(STALLED, idle_limit * NSEC_PER_USEC)
-        if supervision.result in (TIME_LIMIT, IDLE_LIMIT):
+        self._over_time = supervision.result in (TIME_LIMIT, IDLE_LIMIT)
+        if self._over_time:
             self.patience = min(self.patience, OVER_TIME)
         self._connection = connection
         self._relay = relay
@@ -96,19 +98,25 @@ class Delivery:
         """
         begun = moved_on = time.monotonic_ns()
         last: object = None
+        stopped: int | None = None
         pause = FIRST_PAUSE
         while True:
             self._send()
             self._read_on()
             owed, settled = self._meter.owed()
             now = time.monotonic_ns()
-            state = (self._handed_on(), owed, self.read)
+            if stopped is None and self._signals.stopped:
+                stopped = now
+            # Who goes on sending is no further with the answer, but may have to end that first.
+            busy = self.read if stopped is None and not self._over_time else 0
+            state = (self._handed_on(), owed, busy)
             # Nearly always all has arrived by now, and nothing came that a reset would be for.
             settled = settled or (last is None and not owed and not self.read)
             if state != last:
                 last, moved_on, pause = state, now, FIRST_PAUSE
-            patience = LAST_MOMENT if self._signals.stopped else self.patience
+            patience = self.patience if stopped is None else LAST_MOMENT
             late = now - moved_on >= patience or now - begun >= LONGEST
+            late = late or (stopped is not None and now - stopped >= LAST_MOMENTS)
             if self._ended() and (settled or late):
                 return self._lost() + owed
             if late and self._relay is not None:

@@ -164,6 +164,8 @@ def _listen(job: XinetdJob, number: str, given: Given) -> None:
         hosts = ["127.0.0.1"] if host == "localhost" else job.addresses(host, bind)[:1]
         for each in hosts:
             job.listen(f"[{each}]:{number}" if ":" in each else f"{each}:{number}", bind)
+            if ":" in each and ipv6_only:
+                job.draft.socket("BindIPv6Only", "ipv6-only")
     elif "IPV4" in job.flags:
         job.listen(f"0.0.0.0:{number}", given)
     elif "IPV6" in job.flags:
@@ -235,7 +237,7 @@ ROWS: tuple[Row[XinetdJob], ...] = (
     ),
     Row("bind", "ListenStream=", "An address before the port. It is never an interface.", nothing),
     Row("interface", "ListenStream=", "The same as bind.", nothing),
-    Row("v6only", "BindIPv6Only=", "Without bind: `yes` is ipv6-only.", _yes_or_no),
+    Row("v6only", "BindIPv6Only=", "`yes` is ipv6-only, for an IPv6 address.", _yes_or_no),
     Row("id", "", "The name of the file.", nothing),
     Row("disable", "", "With `yes` the service is not converted.", _yes_or_no),
     Row("enabled", "", "Services that it does not name are not converted.", nothing),
