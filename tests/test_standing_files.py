@@ -453,6 +453,15 @@ def test_variables_from_a_file(service: Callable[..., Installed], tmp_path: Path
 
 
 @in_machine
+def test_nothing_stays_of_a_file_that_was_wrong(service: Callable[..., Installed]) -> None:
+    there = service(f"{CAT}DenyFrom=rubbish\nDenyFrom=127.0.0.0/8", socket_section="Accept=no")
+    assert there.talk(b"x") == b""
+    assert there.record()["SPAWN_RESULT"] == "config"
+    there.write(CAT, "Accept=no")
+    assert there.talk(b"x") == b"x"
+
+
+@in_machine
 def test_from_one_door_to_the_other_and_back(service: Callable[..., Installed]) -> None:
     there = service(CAT)
     with there.connect() as held:

@@ -516,7 +516,6 @@ def test_edit_of_what_a_package_brought(service: Callable[..., Installed], tmp_p
 
 
 @both_doors
-@both_doors
 def test_stop_of_a_client_at_a_path(service: Callable[..., Installed]) -> None:
     """Whose connections have all the same name."""
     there = service(CAT, address=f"/run/spawn-stop-{os.getpid()}")
@@ -534,6 +533,7 @@ def test_stop_of_a_client_at_a_path(service: Callable[..., Installed]) -> None:
         assert second.recv(1) == b"y"
 
 
+@both_doors
 def test_stop(service: Callable[..., Installed]) -> None:
     """One by its client, one by its pid, the rest; and the listener goes on."""
     there = service(CAT)

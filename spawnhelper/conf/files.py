@@ -138,10 +138,12 @@ def trusted_text(file: str) -> bytes:
 
 def _draft(file: str) -> bytes:
     """The text that is meant for a file; a Refusal where that could not be followed there."""
-    folder = _folder_of(file)
-    while not _exists(folder):  # it is to be made
-        folder = _folder_of(folder)
-    sentence = distrust_way(folder, listed=True)
+    sentence = ""
+    for place in dict.fromkeys((file, walk(file)[-1])):  # of a link, where it leads to, too
+        folder = _folder_of(place)
+        while not _exists(folder):  # it is to be made
+            folder = _folder_of(folder)
+        sentence = sentence or distrust_way(folder, listed=True)
     if not sentence and len(drafts[file]) > LONGEST_FILE:
         sentence = TOO_LONG
     if sentence:

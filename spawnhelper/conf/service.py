@@ -389,7 +389,6 @@ def _assign_all(service: Service, assignments: list[Assignment]) -> list[Problem
 def _assign(service: Service, setting: Setting, assignment: Assignment) -> str | None:
     """Gives the service the value; what is wrong with it, if anything."""
     key, text = assignment.key, assignment.value
-    first = key not in service.given
     if not text:  # an empty value resets
         service.given.pop(key, None)
         empty = type(setting.default)() if setting.repeats else setting.default
@@ -401,8 +400,9 @@ def _assign(service: Service, setting: Setting, assignment: Assignment) -> str |
     except ValueError as error:
         hint = "; a comment needs a line of its own" if " #" in text else ""
         return f"{key}={'' if setting.secret else shown(text)} {error}{hint}"
-    if setting.repeats and not first:
-        _add(getattr(service, setting.attribute), value)
+    before = getattr(service, setting.attribute)
+    if setting.repeats and before is not setting.default:
+        _add(before, value)
         return None
     setattr(service, setting.attribute, value)
     return None

@@ -167,16 +167,30 @@ def _of_service(file: str) -> list[Problem]:
 
 def _missing(file: str) -> list[Problem]:
     """Files of [Service] without which systemd does not start the server."""
-    notes = []
+    notes: list[Problem] = []
     for each in service.unit_sections(file)[0]:
-        named = each.value.startswith("/") and not PATTERN.intersection(each.value)
-        if each.key == "EnvironmentFile" and named and not os.path.exists(each.value):
+        if (each.section, each.key) != ("Service", "EnvironmentFile"):
+            continue
+        if not each.value:  # it resets the list
+            notes.clear()
+        elif each.value[0] == "/" and not PATTERN.intersection(each.value) and _is_gone(each.value):
             sentence = (
                 f"there is no {shown(each.value)}, and without it the server does not start; "
                 f"create it, or write EnvironmentFile=-{shown(each.value)}"
             )
             notes.append(Problem(each.file, each.line, sentence))
     return notes
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there is no such file; not where that cannot be told."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _is_true(text: str) -> bool:
@@ -254,11 +268,13 @@ def _verified(
                 out.write("[Service]\nExecStart=/bin/true\n")
         said = _verify(folder, unit)
     refused = any("bad unit file setting" in line for line in said)
-    for line in said:
-        found = re.fullmatch(rf"{re.escape(unit)}:(\d+): (.*)", line)
+    matches = [re.fullmatch(rf"{re.escape(unit)}:(\d+): (.*)", line) for line in said]
+    # It reads no further than the line for which it refuses the unit.
+    last = next((each for each in reversed(matches) if each), None) if refused else None
+    for found in matches:
         at = int(found[1]) - skipped if found else -1
         # What it takes, and only warns of, is not ignored.
-        if found and 0 <= at < len(given) and (refused or "ignoring" in found[2]):
+        if found and 0 <= at < len(given) and (found is last or "ignoring" in found[2]):
             known = re.match(r"Unknown (key|lvalue)", found[2])
             key = given[at].key
             why = f"does not know {shown(key)}=" if known else f"does not take {shown(key)}= so"

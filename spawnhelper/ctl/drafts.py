@@ -47,7 +47,7 @@ def put(file: str, text: bytes, *, like: os.stat_result | None = None, new: bool
         try:
             with open(descriptor, "wb") as out:
                 out.write(text)
-                if like is not None and not new:
+                if like is not None and not new and os.geteuid() == 0:
                     os.fchown(descriptor, like.st_uid, like.st_gid)
                 os.fchmod(descriptor, MODE if like is None else stat.S_IMODE(like.st_mode))
                 out.flush()

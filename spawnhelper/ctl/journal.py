@@ -240,16 +240,17 @@ class Journal:
 
     def _extent(self, key: Identity, path: str) -> Extent | None:
         """What a file covers; None for one that is empty or not readable, which is noted."""
+        place = place_of(key, path)
         try:
-            reader = _of_file(place_of(key, path))
+            reader = _of_file(place)
             reader.seek_head()
             first = reader.next()
             reader.seek_realtime_usec(LAST)
             last = reader.previous()
-            size = os.stat(path).st_size
+            size = os.stat(place).st_size
         except (OSError, SystemError) as error:
-            if os.path.exists(path):
-                self._expected.unread.append(cannot_open(path, error))
+            if os.path.exists(place):
+                self._expected.unread.append(cannot_open(place, error))
             return None
         if first is None or last is None:
             return None
@@ -262,8 +263,14 @@ class Journal:
     ) -> Iterator[JournalEntry]:
         """The entries of files, which are opened anew once in a while for the sake of memory."""
         cursor = None
+        left = list(run)
         while True:
-            readers = [reader for each in run if (reader := self._again(each)) is not None]
+            readers = []
+            for each in list(left):
+                if (found := self._again(each)) is not None:
+                    readers.append(found)
+                else:
+                    left.remove(each)
             for reader in readers:
                 reader.add_filter(_rule(self._terms))
                 if cursor is not None:
@@ -286,7 +293,7 @@ class Journal:
             else:
                 break
         held = open_now()
-        closed = (each for each in run if each.key not in held)
+        closed = (each for each in left if each.key not in held)
         self._expected.unread += [
             damaged(each.path) for each in closed if os.path.exists(place_of(each.key, each.path))
         ]

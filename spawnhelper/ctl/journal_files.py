@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -96,14 +97,12 @@ def place_of(key: Identity, path: str) -> str:
     try:
         if _identity(os.stat(path)) == key:
             return path
-    except FileNotFoundError:
+    except OSError:
         pass
-    for each in listed(os.path.dirname(path)):
-        try:
+    with contextlib.suppress(OSError):  # one of them has gone since, or the folder
+        for each in listed(os.path.dirname(path)):
             if _identity(each.stat()) == key:
                 return each.path
-        except FileNotFoundError:
-            pass  # it has gone since
     return path
 
 

@@ -441,7 +441,7 @@ def within_nr_open(limits: Limits) -> Limits:
     except FileNotFoundError:
         import resource
 
-        most = resource.getrlimit(number)[1]
+        most = max(resource.getrlimit(number)[1], *pair)
     soft, hard = (most if value < 0 else min(value, most) for value in pair)
     return {**limits, "LimitNOFILE": (number, soft, hard)}
 
