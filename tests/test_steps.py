@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -474,7 +475,7 @@ def test_edit_keeps_a_link_and_an_owner(service: Callable[..., Installed], tmp_p
 def test_edit_asks_a_person(service: Callable[..., Installed], tmp_path: Path) -> None:
     there = service(CAT)
     before = there.file.read_text()
-    wrong, right = "echo Nice=99 >>$f", "sed -i s/99/9/ $f"
+    wrong, right = "echo Nice=99 >>$f", "sed -i s/Nice=99/Nice=9/ $f"
     with editor(tmp_path, wrong, right, wrong, wrong) as environment:
         status, text = typed(environment, "?\ne\n", "spawnctl", "edit", "--no-apply", there.name)
         assert status == 0
@@ -515,14 +516,20 @@ def test_edit_of_what_a_package_brought(service: Callable[..., Installed], tmp_p
         vendor.unlink()
 
 
+def answered(there: Installed) -> socket.socket:
+    """A client that has been answered, and stays."""
+    client = there.connect()
+    client.sendall(b"x")
+    assert client.recv(1) == b"x"
+    return client
+
+
 @both_doors
 def test_stop_of_a_client_at_a_path(service: Callable[..., Installed]) -> None:
     """Whose connections have all the same name."""
     there = service(CAT, address=f"/run/spawn-stop-{os.getpid()}")
-    with there.connect() as first, there.connect() as second:
-        for client in (first, second):
-            client.sendall(b"x")
-            assert client.recv(1) == b"x"
+    with contextlib.ExitStack() as clients:
+        first, second = (clients.enter_context(answered(there)) for _ in range(2))
         done = ctl("stop", there.name, "")
         assert done.returncode == os.EX_NOINPUT
         live = json.loads(ctl("status", "--json", there.name).stdout)["connections"]
