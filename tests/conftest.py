@@ -24,6 +24,7 @@ import doors
 import hypothesis
 import pytest
 
+from spawnhelper import board
 from spawnhelper.signals import Signals
 
 T = TypeVar("T")
@@ -124,29 +125,35 @@ def fill_journal() -> None:
 
 
 @contextlib.contextmanager
-def journald_stuck() -> Iterator[None]:
-    """Has journald do nothing for a while."""
-    pid = main_pid("systemd-journald.service")
-    os.kill(pid, signal.SIGSTOP)
+def stopped(*pids: int) -> Iterator[None]:
+    """Has processes do nothing for a while."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def journald_stuck() -> contextlib.AbstractContextManager[None]:
+    """Has journald do nothing for a while."""
+    return stopped(main_pid("systemd-journald.service"))
 
 
 @contextlib.contextmanager
 def no_stream() -> Iterator[None]:
     """Has all the room that journald, which is to be stopped, has for new streams."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most[1], most[1]))
     with contextlib.ExitStack() as streams:
+        streams.callback(resource.setrlimit, resource.RLIMIT_NOFILE, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most[1], most[1]))
         with contextlib.suppress(BlockingIOError):
             while True:
                 stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 streams.enter_context(stream).setblocking(False)
                 stream.connect("/run/systemd/journal/stdout")
         yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, most)
 
 
 def connection_units() -> list[str]:
@@ -158,6 +165,17 @@ def reset(client: socket.socket) -> None:
     """Ends a connection by a reset instead of a FIN."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     client.close()
+
+
+def silent(client: socket.socket) -> bool:
+    """Whether nothing comes for a while."""
+    client.settimeout(0.5)
+    try:
+        return client.recv(1) == b"never"
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(PATIENCE)
 
 
 def main_pid(unit: str) -> int:
@@ -287,6 +305,28 @@ class Installed:
         done = run("spawnctl", "check", self.name, *options, check=False)
         done.stderr = NO_STANDARD_ERROR.sub("", done.stderr)
         return done
+
+
+def workers(there: Installed, state: str = board.IDLE) -> list[int]:
+    """Those that are in this state; one that has just been born is not idle yet. None before there
+    is a server."""
+    seen = None
+    with contextlib.suppress(FileNotFoundError):
+        seen = board.read(there.name)
+    return [] if seen is None else [place.pid for place in seen.those(state)]
+
+
+def groups_of(there: Installed) -> list[Path]:
+    """The control groups that workers of the service have."""
+    show = (
+        "systemctl",
+        "show",
+        "--value",
+        "--property=ControlGroup",
+        f"spawn-server@{there.name}.service",
+    )
+    folder = run(*show).stdout.strip()
+    return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from conftest import (
     both_doors,
     fill_journal,
     frozen,
+    groups_of,
     in_machine,
     journal,
     journald_stuck,
@@ -28,8 +29,10 @@ from conftest import (
     read_all,
     run,
     stop_connection,
+    stopped,
     until,
     until_over,
+    workers,
 )
 
 from spawnhelper import board
@@ -57,18 +60,6 @@ def places() -> Iterator[None]:
 
 
 @contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Has processes do nothing for a while."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
 def changed(path: Path, old: str, new: str) -> Iterator[None]:
     """Has another line in a module of ours."""
     text = path.read_text()
@@ -86,24 +77,14 @@ def server_of(there: Installed) -> int:
     return main_pid(f"spawn-server@{there.name}.service")
 
 
-def workers(there: Installed, state: str = board.IDLE) -> list[int]:
-    """Those that are in this state, none before there is a server."""
-    seen = None
-    with suppress(FileNotFoundError):
-        seen = board.read(there.name)
-    return [] if seen is None else [place.pid for place in seen.those(state)]
-
-
-def groups(there: Installed) -> list[Path]:
-    unit = f"spawn-server@{there.name}.service"
-    folder = run("systemctl", "show", "--value", "--property=ControlGroup", unit).stdout.strip()
-    return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
-
-
 def trials(server: int) -> list[int]:
     """The children that only try whether the program can be executed."""
-    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in doors.children(server)}
-    return [pid for pid, line in lines.items() if b"--try" in line]
+    found = []
+    for pid in doors.children(server):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"--try" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def has_to_stop(pid: int) -> bool:
@@ -113,7 +94,9 @@ def has_to_stop(pid: int) -> bool:
 
 
 def is_over(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    return True
 
 
 def test_a_stop_while_a_program_is_tried(service: Callable[..., Installed]) -> None:
@@ -239,7 +222,7 @@ def test_a_birth_that_fails_leaves_no_control_group(service: Callable[..., Insta
     finally:
         resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
     until(lambda: there.talk(b"x") == b"x")
-    until(lambda: len(groups(there)) == len(doors.children(server)))
+    until(lambda: len(groups_of(there)) == len(doors.children(server)))
 
 
 @pytest.mark.parametrize("more", ["LimitCPU=1h\n", "LimitCPU=1h\nSizeLimit=1K\n", "SizeLimit=1K\n"])

@@ -18,8 +18,10 @@ import pytest
 from conftest import (
     Installed,
     fill_journal,
+    groups_of,
     in_machine,
     journal,
+    journald_stuck,
     main_pid,
     python,
     read_all,
@@ -352,12 +354,6 @@ def test_nothing_outlives_a_killed_worker(
         assert said == []
 
 
-def groups_of(there: Installed) -> list[Path]:
-    show = ("systemctl", "show", "--value", "--property=ControlGroup", unit_of(there))
-    folder = run(*show).stdout.strip()
-    return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
-
-
 @pytest.fixture
 def server_change() -> Iterator[Callable[[Installed, str], None]]:
     """Changes a service's server by a drop-in, until the test is over."""
@@ -569,16 +565,12 @@ def test_a_server_without_descriptors_waits_for_some(
 def test_a_stopped_journal_gets_its_records_later(standing: Callable[..., Installed]) -> None:
     there = standing()
     assert there.talk(b"x") == b"x"
-    journald = main_pid("systemd-journald.service")
     server = main_pid(unit_of(there))
-    os.kill(journald, signal.SIGSTOP)
-    try:
+    with journald_stuck():
         fill_journal()
         for _ in range(50):
             assert there.talk(b"x") == b"x"
         assert rests(server)
-    finally:
-        os.kill(journald, signal.SIGCONT)
     assert len(there.records(51)) == 51
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import doors
 import pytest
 from conftest import (
-    PATIENCE,
     SLACK,
     Installed,
     both_doors,
@@ -26,6 +25,7 @@ from conftest import (
     read_all,
     reset,
     rests,
+    silent,
     until,
 )
 
@@ -39,17 +39,6 @@ def speak(client: socket.socket, word: bytes = b"x") -> None:
     """Has cat answer, which is running then."""
     client.sendall(word)
     assert client.recv(len(word)) == word
-
-
-def silent(client: socket.socket) -> bool:
-    """Whether nothing comes for a while."""
-    client.settimeout(0.3)
-    try:
-        return client.recv(1) == b"never"
-    except TimeoutError:
-        return True
-    finally:
-        client.settimeout(PATIENCE)
 
 
 def waiting(there: Installed) -> int:

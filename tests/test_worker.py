@@ -12,9 +12,17 @@ from typing import Any
 
 import doors
 import pytest
-from conftest import Installed, in_machine, python, read_all, reset, run, until, until_over
-
-from spawnhelper import board
+from conftest import (
+    Installed,
+    in_machine,
+    python,
+    read_all,
+    reset,
+    run,
+    until,
+    until_over,
+    workers,
+)
 
 pytestmark = [
     in_machine,
@@ -150,12 +158,6 @@ def state(pid: int) -> dict[str, object]:
         "timers": (process / "timers").read_text(),
         "folder": os.readlink(process / "cwd"),
     }
-
-
-def workers(there: Installed) -> list[int]:
-    """Those that wait for a connection; one that has just been born does not yet."""
-    seen = board.read(there.name)
-    return [] if seen is None else [place.pid for place in seen.those(board.IDLE)]
 
 
 def switches(pid: int) -> int:

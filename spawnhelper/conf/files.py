@@ -25,6 +25,7 @@ TOO_LONG = "the service file is longer than 1 MiB; shorten it"
 # still at it.
 drafts: dict[str, bytes] = {}
 LONGEST_NAME = 200  # NAME stands in names of units, which have 255 bytes
+NAMED = "a service is named with letters, digits, - _ and ., the first no - or ."
 
 
 def file_of(name: str) -> str:
@@ -80,8 +81,7 @@ def check_name(file: str) -> None:
         sentence = "the name does not end with .conf; rename the file"
     elif not is_name(name_of(file)):
         sentence = (
-            "a service is named with letters, digits, - _ and ., the first no - or .; rename the "
-            "file, or check it as what it is to be: "
+            f"{NAMED}; rename the file, or check it as what it is to be: "
             f"{manager.now.words('spawnctl')} check --as NAME FILE"
         )
     elif masked(file):

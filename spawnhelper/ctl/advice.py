@@ -15,6 +15,7 @@ from spawnhelper.conf.service import Service
 from spawnhelper.conf.syntax import Assignment
 from spawnhelper.ctl import rules, slips, trust
 from spawnhelper.outcome import Problem, shown
+from spawnhelper.stages import reasons
 
 UNIX_NAMES_SINCE = 258  # a connection's unit has a socket cookie in its name (systemd.socket(5))
 NAMED_SINCE = 257  # a connection comes with the name of its service (systemd.socket(5))
@@ -173,24 +174,15 @@ def _missing(file: str) -> list[Problem]:
             continue
         if not each.value:  # it resets the list
             notes.clear()
-        elif each.value[0] == "/" and not PATTERN.intersection(each.value) and _is_gone(each.value):
+            continue
+        named = each.value[0] == "/" and not PATTERN.intersection(each.value)
+        if named and not reasons.exists(each.value):
             sentence = (
                 f"there is no {shown(each.value)}, and without it the server does not start; "
                 f"create it, or write EnvironmentFile=-{shown(each.value)}"
             )
             notes.append(Problem(each.file, each.line, sentence))
     return notes
-
-
-def _is_gone(path: str) -> bool:
-    """Whether there is no such file; not where that cannot be told."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def _is_true(text: str) -> bool:

@@ -249,8 +249,7 @@ class Journal:
             last = reader.previous()
             size = os.stat(place).st_size
         except (OSError, SystemError) as error:
-            if os.path.exists(place):
-                self._expected.unread.append(cannot_open(place, error))
+            self._not_read(place, error)
             return None
         if first is None or last is None:
             return None
@@ -305,9 +304,13 @@ class Journal:
         try:
             return _of_file(place)
         except (OSError, SystemError) as error:
-            if os.path.exists(place):
-                self._expected.unread.append(cannot_open(place, error))
+            self._not_read(place, error)
             return None
+
+    def _not_read(self, place: str, error: OSError | SystemError) -> None:
+        """Notes a file that is there, and cannot be read."""
+        if os.path.exists(place):
+            self._expected.unread.append(cannot_open(place, error))
 
     def _open_own(self) -> None:
         self._expected.add_folders(*of_machine())

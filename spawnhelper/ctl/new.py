@@ -75,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
     """Writes it; an exit status of sysexits.h."""
     name = words.name_of(options.service)
     if not files.is_name(name):
-        right = "a service is named with letters, digits, - _ and ., the first no - or ."
-        raise Complaint(os.EX_USAGE, f"{shown(name)} is no name for a service; {right}")
+        raise Complaint(os.EX_USAGE, f"{shown(name)} is no name for a service; {files.NAMED}")
     if os.geteuid() != manager.now.uid and not options.dry_run:
         raise Complaint(os.EX_NOPERM, "to write a service file needs root; --dry-run does not")
     file = files.new_file_of(name)

@@ -91,8 +91,7 @@ def named(names: Sequence[str]) -> list[Listener]:
     by_name = {each.name: each for each in known}
     for name in wanted:
         if name not in by_name:
-            right = "a service is named with letters, digits, - _ and ., the first no - or ."
-            raise Complaint(UNKNOWN, f"{shown(name)} is no service; {right}")
+            raise Complaint(UNKNOWN, f"{shown(name)} is no service; {files.NAMED}")
         if name not in files.installed() and by_name[name].state == "inactive":
             raise Complaint(UNKNOWN, f"there is no service file {files.file_of(name)}")
     return [by_name[name] for name in dict.fromkeys(wanted)]

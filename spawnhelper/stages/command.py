@@ -255,29 +255,29 @@ def spawn(
     does not wait for a journal that takes no stream now: that is a BlockingIOError."""
     variables = environment(service, connection)
     client = connection.socket.fileno()
-    stream = None
-    if service.standard_error == "journal" and taken.errors is not None:
-        stream = _spawned_stream(service, taken.errors)
     try:
         streams = Streams(service, identity)
     except OSError as error:
-        if stream is not None:
-            os.close(stream)
         raise _no_process(error) from None
     source = client if streams.input is None else streams.input[0]
     output = client if streams.output is None else streams.output[1]
-    errors = taken.errors if stream is None else stream
-    streams_of_command = ((source, 0), (output, 1), (output if errors is None else errors, 2))
-    key, what = "WorkingDirectory", service.working_directory.path or identity.home
+    errors = output if taken.errors is None else taken.errors
+    stream: int | None = None
+    key, what = "StandardError", service.standard_error
     started = time.monotonic_ns()
     try:
+        if what == "journal":
+            errors = stream = _journal_stream(service, errors, wait=False)
+        key, what = "WorkingDirectory", service.working_directory.path or identity.home
         _enter(service.working_directory, identity.home)
         key, what = "Argv", program
         pid = os.posix_spawn(
             program,
             _argv(service),
             variables,
-            file_actions=[(os.POSIX_SPAWN_DUP2, *pair) for pair in streams_of_command],
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, *pair) for pair in ((source, 0), (output, 1), (errors, 2))
+            ],
             setsid=True,
             setsigmask=(),
             setsigdef=IGNORED,
@@ -286,7 +286,9 @@ def spawn(
         streams.close_ours()
         import errno
 
-        if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        if key == "StandardError" and error.errno == errno.EAGAIN:
+            raise
+        if key != "StandardError" and error.errno in (errno.EAGAIN, errno.ENOMEM):
             raise _no_process(error) from None
         raise not_started(f"{error.errno} {key}={shown(what)}: {error.strerror}") from None
     finally:
@@ -295,17 +297,6 @@ def spawn(
             os.close(stream)
         os.chdir("/")
     return Process(pid, started, None, streams, identity)
-
-
-def _spawned_stream(service: Service, place: int) -> int:
-    try:
-        return _journal_stream(service, place, wait=False)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise not_started(f"{error.errno} StandardError=journal: {error.strerror}") from None
-    finally:
-        os.chdir("/")
 
 
 def _no_process(error: OSError) -> Refusal:

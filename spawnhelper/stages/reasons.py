@@ -247,12 +247,12 @@ class Look:
             return "its #! line names nothing that the kernel can read; write a path behind #!"
         if scripts == MOST_SCRIPTS:
             return f"more than {MOST_SCRIPTS} scripts run one another by their #! lines"
-        if name.endswith("\r") and not _exists(name):
+        if name.endswith("\r") and not exists(name):
             return (
                 f"its #! line ends with a carriage return, and so names {shown(name)}; save it "
                 "with Unix line ends"
             )
-        if not _exists(name):
+        if not exists(name):
             return f"its #! line names {self._missing(name)}; install that, or name another"
         why = self.program(name, scripts + 1)
         return f"its #! line names {shown(name)}: {why}" if why else ""
@@ -267,7 +267,7 @@ class Look:
         except ValueError:
             return "this is no whole program: its ELF headers lead nowhere; install it anew"
         loader = octets.decode(errors="surrogateescape")
-        if loader and not _exists(loader):
+        if loader and not exists(loader):
             return f"it needs the loader {self._missing(loader)}; install that there"
         why = self._loader(loader) if loader else ""
         return f"it needs the loader {shown(loader)}: {why}" if why else self._privileges(path)
@@ -350,7 +350,8 @@ def _open(path: str) -> int | None:
     return None
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether there is such a file; also where that cannot be told."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -25,6 +25,7 @@ from conftest import (
     Installed,
     free_port,
     frozen,
+    groups_of,
     in_machine,
     journal,
     main_pid,
@@ -183,12 +184,6 @@ def test_a_summary_comes_to_what_records_do(
         assert one[measure]["total"] == other[measure]["total"]
         assert other[measure]["p50"] == pytest.approx(one[measure]["p50"], rel=0.05)
     assert sizes[1] < sizes[0] / 100 + 1_100 * other["failed"]
-
-
-def groups_of(there: Installed) -> list[Path]:
-    show = ("systemctl", "show", "--value", "--property=ControlGroup", unit_of(there))
-    folder = run(*show).stdout.strip()
-    return list(Path(f"/sys/fs/cgroup{folder}").glob("worker-*"))
 
 
 # The server as it is, with a hook that kills a worker at the start of a stage.
